@@ -1,0 +1,1 @@
+//! The messages between a supervisor and the guest agent.

@@ -1,0 +1,3 @@
+//! containerd-shim-ringfence-v2: the containerd runtime shim.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The ringfence command: an OCI runtime command line.
+
+fn main() {}

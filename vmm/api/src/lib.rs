@@ -1,0 +1,1 @@
+//! What a launcher says to ringfence-vmm: configuration, requests, events, descriptors.

@@ -1,0 +1,1 @@
+//! ringfence's devices: state machines over guest-controlled queues and registers.

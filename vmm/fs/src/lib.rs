@@ -1,0 +1,1 @@
+//! A FUSE server over directory descriptors, the back end of ringfence's virtio-fs.

@@ -1,0 +1,1 @@
+//! ringfence's virtual machine monitor: one sandbox per process, and the ringfence-vmm binary.

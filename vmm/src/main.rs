@@ -1,0 +1,3 @@
+//! The VM process of one sandbox.
+
+fn main() {}
