@@ -1,1 +1,28 @@
-//! What a launcher says to ringfence-vmm: configuration, requests, events, descriptors.
+//! What a launcher says to `ringfence-vmm`: the configuration of a machine, requests, events, and
+//! the descriptors that travel with them.
+//!
+//! This crate knows neither KVM nor devices nor an async runtime: a supervisor links it without
+//! linking a line of the virtual machine monitor. Both `vmm` and `sandbox` may depend on it.
+//!
+//! The channel is one `SOCK_SEQPACKET` Unix socket, descriptor 3 of `ringfence-vmm`. Each packet is
+//! one postcard-encoded message of at most [`MAX_MESSAGE`] bytes; descriptors travel beside it with
+//! `SCM_RIGHTS` (unix(7)), and a message names them by [`FdSlot`], their position in that packet.
+
+mod channel;
+mod config;
+mod message;
+
+pub use channel::{Channel, ChannelError, MAX_FDS, MAX_MESSAGE};
+pub use config::{
+    BalloonConfig, BootConfig, CachePolicy, ConsoleConfig, DiskConfig, FdSlot, FsConfig,
+    MachineConfig, RateLimit, ShareConfig, ShareKind, TokenBucket, VsockConfig,
+};
+pub use message::{
+    Event, FromVmm, GuestExit, Reply, Request, Span, ToVmm, VmmError, VmmErrorKind, VmmStats,
+};
+
+/// Version of this interface. Launcher and VMM come from one build; a difference is refused.
+pub const VERSION: u32 = 1;
+
+/// The descriptor on which `ringfence-vmm` finds its [`Channel`].
+pub const CHANNEL_FD: i32 = 3;

@@ -1,0 +1,147 @@
+//! The configuration of a machine: plain input values, validated by the VMM before use.
+
+use serde::{Deserialize, Serialize};
+
+/// Position of a descriptor among those that travel with the same message. Each slot is used once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdSlot(pub u16);
+
+/// Everything that makes one machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineConfig {
+    /// Must be [`crate::VERSION`].
+    pub version: u32,
+    /// Name of the sandbox, for log lines and thread names only.
+    pub name: String,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// Number of virtual CPUs, 1 to 32.
+    pub vcpus: u8,
+    /// An open `/dev/kvm`, read-write.
+    pub kvm: FdSlot,
+    /// What is started.
+    pub boot: BootConfig,
+    /// Where kernel messages go.
+    pub console: ConsoleConfig,
+    /// virtio-vsock, if any.
+    pub vsock: Option<VsockConfig>,
+    /// virtio-fs, if any.
+    pub fs: Option<FsConfig>,
+    /// virtio-blk devices; the first is `vda`.
+    pub disks: Vec<DiskConfig>,
+    /// A virtio-rng device fed from the host's getrandom(2).
+    pub rng: bool,
+    /// virtio-balloon, if any.
+    pub balloon: Option<BalloonConfig>,
+}
+
+/// Kernel, initial RAM file system and command line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootConfig {
+    /// ELF kernel image for the guest's architecture, opened read-only.
+    pub kernel: FdSlot,
+    /// cpio archive, opened read-only.
+    pub initrd: Option<FdSlot>,
+    /// Kernel command line; the VMM appends its `virtio_mmio.device=` entries.
+    pub cmdline: String,
+}
+
+/// The serial console: kernel messages only, in one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleConfig {
+    /// Opened for append.
+    pub log: FdSlot,
+    /// Bytes after which output is dropped, with a mark.
+    pub max_bytes: u64,
+}
+
+/// The virtio-vsock device (VIRTIO 1.2 §5.10).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VsockConfig {
+    /// The guest's context id, at least 3.
+    pub guest_cid: u32,
+}
+
+/// The virtio-fs device (VIRTIO 1.2 §5.11): one file system whose root lists the shares by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsConfig {
+    /// Tag by which the guest mounts it, 1 to 36 bytes.
+    pub tag: String,
+    /// Number of request queues, at least 1.
+    pub queues: u8,
+    /// An open `/proc/self/fd` of the VMM process is made by the VMM itself before it is jailed.
+    pub shares: Vec<ShareConfig>,
+}
+
+/// One directory or file of the host that the guest may see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareConfig {
+    /// Name of the entry in the file system's root: 1 to 255 bytes, no `/`, not `.` or `..`.
+    pub name: String,
+    /// `O_PATH` descriptor of the directory or file.
+    pub root: FdSlot,
+    /// What `root` is.
+    pub kind: ShareKind,
+    /// Every modification is refused with EROFS by the server.
+    pub read_only: bool,
+    /// How long the guest may keep what it has read.
+    pub cache: CachePolicy,
+}
+
+/// What a share's descriptor refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShareKind {
+    /// A directory with everything beneath it.
+    Directory,
+    /// One file (regular, fifo or socket); its neighbours stay invisible.
+    File,
+}
+
+/// How long the guest may keep attributes, entries and data of a share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CachePolicy {
+    /// Nothing is kept: every operation asks the host.
+    None,
+    /// Kept for at most a second; data is dropped at open if the file changed.
+    Auto,
+    /// Kept for ever: only this guest changes the tree.
+    Always,
+}
+
+/// A virtio-blk device (VIRTIO 1.2 §5.2) over a raw file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskConfig {
+    /// Raw image; its size in bytes, rounded down to 512, is the capacity.
+    pub image: FdSlot,
+    /// Offered with VIRTIO_BLK_F_RO; the descriptor should be read-only too.
+    pub read_only: bool,
+    /// At most 20 bytes, answered to VIRTIO_BLK_T_GET_ID.
+    pub serial: String,
+    /// Limits on requests and bytes, if any.
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// Token buckets of a device; `None` is unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// Bytes of data.
+    pub bytes: Option<TokenBucket>,
+    /// Requests.
+    pub operations: Option<TokenBucket>,
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenBucket {
+    /// Tokens that can be saved up.
+    pub burst: u64,
+    /// Tokens added each second, at least 1.
+    pub per_second: u64,
+}
+
+/// The virtio-balloon device (VIRTIO 1.2 §5.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonConfig {
+    /// Offer VIRTIO_BALLOON_F_PAGE_REPORTING: the guest reports free pages, the host takes them.
+    pub free_page_reporting: bool,
+}
