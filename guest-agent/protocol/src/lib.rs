@@ -1,1 +1,50 @@
-//! The messages between a supervisor and the guest agent.
+//! The messages between a supervisor on the host and the agent, PID 1 of a guest.
+//!
+//! This crate makes no system call, knows no runtime and none of the OCI crates' types: it is the
+//! contract that is frozen into guest images. Both ends, `agent-client` and `guest-agent`, may
+//! depend on it, and `sandbox` to build plans.
+//!
+//! The agent connects from the guest to [`CONTROL_PORT`] of the host (vsock CID 2) and sends
+//! [`GuestMessage::Hello`]. From then on the host sends [`HostMessage`]s and the agent answers each
+//! request once, in any order, with events between. Each message is one frame: its length as four
+//! bytes, little-endian, then so many bytes of postcard. The standard streams of a process are
+//! vsock connections of their own, which the agent opens to ports that the host named.
+//!
+//! Neither side trusts the other's sizes: [`MAX_HOST_FRAME`] and [`MAX_GUEST_FRAME`] bound a frame
+//! before it is read.
+
+#![forbid(unsafe_code)]
+
+mod frame;
+mod message;
+mod plan;
+
+pub use frame::{FrameError, HEADER_BYTES, decode, encode, frame_length};
+pub use message::{
+    AgentError, ErrorKind, Event, ExitStatus, GuestConfig, GuestMessage, HostMessage, INIT_PROCESS,
+    Reply, Request,
+};
+pub use plan::{
+    Capabilities, CgroupPlan, ContainerPlan, DevicePlan, FileWrite, IoPriority, MountAttributes,
+    MountPlan, MountSource, Namespaces, ProcessPlan, Rlimit, RootPlan, Scheduler, SeccompPlan,
+    StdioPlan, TerminalPlan, UserPlan, WindowSize,
+};
+
+/// Version of the messages and of their encoding. Host and guest must agree exactly.
+pub const VERSION: u32 = 1;
+
+/// vsock port on the host to which the agent connects for its control stream.
+pub const CONTROL_PORT: u32 = 1024;
+
+/// First vsock port on the host for standard streams; a supervisor counts up from here.
+pub const FIRST_STREAM_PORT: u32 = 1_048_576;
+
+/// Tag of the virtio-fs device that shows the sandbox's shares.
+pub const SHARES_TAG: &str = "ringfence";
+
+/// Bytes in one frame from the host. Holds the largest environment that execve(2) takes with
+/// an ordinary stack limit (2 MiB), beside a compiled seccomp filter.
+pub const MAX_HOST_FRAME: usize = 4 * 1024 * 1024;
+
+/// Bytes in one frame from the guest.
+pub const MAX_GUEST_FRAME: usize = 256 * 1024;

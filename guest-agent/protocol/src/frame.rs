@@ -1,0 +1,140 @@
+//! Frames: a length of four bytes, little-endian, then so many bytes of postcard.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Bytes before the payload of a frame.
+pub const HEADER_BYTES: usize = 4;
+
+/// Why a frame could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The frame is larger than its direction allows.
+    #[error("a frame of {size} bytes exceeds the limit of {limit} bytes")]
+    TooLarge {
+        /// Bytes of the payload.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// No message is empty.
+    #[error("a frame without content")]
+    Empty,
+    /// The payload is no message of this version.
+    #[error("a frame of {size} bytes could not be decoded")]
+    Decode {
+        /// Bytes of the payload.
+        size: usize,
+        /// What postcard said.
+        #[source]
+        source: postcard::Error,
+    },
+    /// There are bytes behind the message.
+    #[error("a frame holds {extra} bytes behind its message")]
+    Trailing {
+        /// How many.
+        extra: usize,
+    },
+    /// The message could not be encoded.
+    #[error("a message could not be encoded")]
+    Encode(#[source] postcard::Error),
+}
+
+/// A message as a whole frame, header included.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] if the payload exceeds `limit` bytes, or [`FrameError::Encode`].
+pub fn encode<T: Serialize>(message: &T, limit: usize) -> Result<Vec<u8>, FrameError> {
+    let frame =
+        postcard::to_extend(message, vec![0_u8; HEADER_BYTES]).map_err(FrameError::Encode)?;
+    let size = frame.len().saturating_sub(HEADER_BYTES);
+    let header = match u32::try_from(size) {
+        Ok(length) if size <= limit => length.to_le_bytes(),
+        _ => return Err(FrameError::TooLarge { size, limit }),
+    };
+    let mut frame = frame;
+    for (byte, value) in frame.iter_mut().zip(header) {
+        *byte = value;
+    }
+    Ok(frame)
+}
+
+/// Bytes of the payload that follows this header.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] or [`FrameError::Empty`]; the stream cannot be used any further.
+pub fn frame_length(header: [u8; HEADER_BYTES], limit: usize) -> Result<usize, FrameError> {
+    let size = usize::try_from(u32::from_le_bytes(header)).unwrap_or(usize::MAX);
+    match size {
+        0 => Err(FrameError::Empty),
+        size if size > limit => Err(FrameError::TooLarge { size, limit }),
+        size => Ok(size),
+    }
+}
+
+/// The message in a payload, which it must fill.
+///
+/// # Errors
+/// [`FrameError::Decode`] or [`FrameError::Trailing`].
+pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
+    match postcard::take_from_bytes(payload) {
+        Ok((message, [])) => Ok(message),
+        Ok((_, extra)) => Err(FrameError::Trailing { extra: extra.len() }),
+        Err(source) => Err(FrameError::Decode { size: payload.len(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Event, ExitStatus, GuestMessage, HostMessage, MAX_GUEST_FRAME, Request};
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_message_comes_back_from_its_frame() {
+        let sent = GuestMessage::Event(Event::ProcessExited {
+            container: "c1".into(),
+            process: "p".into(),
+            status: ExitStatus::Signaled(9),
+            oom_killed: true,
+            at_ns: 12,
+        });
+        let frame = encode(&sent, MAX_GUEST_FRAME).unwrap();
+        let (header, payload) = frame.split_first_chunk::<HEADER_BYTES>().unwrap();
+        assert_eq!(frame_length(*header, MAX_GUEST_FRAME).unwrap(), payload.len());
+        assert_eq!(decode::<GuestMessage>(payload).unwrap(), sent);
+    }
+
+    #[test]
+    fn refuses_a_length_over_the_limit_before_reading() {
+        assert!(matches!(
+            frame_length(u32::MAX.to_le_bytes(), MAX_GUEST_FRAME),
+            Err(FrameError::TooLarge { .. })
+        ));
+        assert!(matches!(frame_length([0; 4], 10), Err(FrameError::Empty)));
+    }
+
+    #[test]
+    fn refuses_to_make_a_frame_over_the_limit() {
+        let message =
+            HostMessage { id: 1, request: Request::StartContainer { container: "x".repeat(100) } };
+        assert!(matches!(encode(&message, 50), Err(FrameError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn refuses_bytes_behind_the_message() {
+        let mut frame = encode(&HostMessage { id: 1, request: Request::Sync }, 100).unwrap();
+        frame.push(0);
+        assert!(matches!(
+            decode::<HostMessage>(&frame[HEADER_BYTES..]),
+            Err(FrameError::Trailing { extra: 1 })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_decoded(bytes in proptest::collection::vec(any::<u8>(), 0..4096)) {
+            drop(decode::<GuestMessage>(&bytes));
+            drop(decode::<HostMessage>(&bytes));
+        }
+    }
+}
