@@ -1,0 +1,1 @@
+//! A guest's half of a virtqueue in ordinary memory.

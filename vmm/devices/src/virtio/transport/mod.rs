@@ -1,0 +1,4 @@
+//! How a driver reaches a device: virtio over MMIO, the only transport there is.
+
+pub mod mmio;
+mod status;
