@@ -130,7 +130,7 @@ mod tests {
 
     impl BusDevice for Recorder {
         fn read(&self, offset: u64, data: &mut [u8]) {
-            data[0] = offset as u8;
+            data[0] = u8::try_from(offset).unwrap();
         }
         fn write(&self, offset: u64, data: &[u8]) {
             self.0.lock().unwrap().push((offset, data.to_vec()));

@@ -36,6 +36,7 @@ pub mod event_loop;
 pub mod fault;
 pub mod interrupt;
 pub mod memory;
+mod random;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod virtio;

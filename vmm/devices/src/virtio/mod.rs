@@ -7,6 +7,7 @@
 
 mod device;
 pub mod queue;
+pub mod rng;
 mod signal;
 pub mod spec;
 pub mod state;

@@ -115,7 +115,8 @@ impl Virtqueue {
         self.failed
     }
 
-    /// Takes the next chain that the driver offers, wholly checked; `None` if there is none.
+    /// Takes the next chain that the driver offers, wholly checked. After `None` the driver
+    /// notifies the queue when it offers one.
     ///
     /// # Errors
     /// The ring or the chain is malformed, now or before.
@@ -133,14 +134,15 @@ impl Virtqueue {
         self.ring.set_next_avail(self.ring.next_avail().wrapping_sub(1));
     }
 
-    /// Whether the driver offers a chain, without taking it.
+    /// Whether the driver offers a chain, without taking it. After `false` the driver notifies the
+    /// queue when it offers one.
     ///
     /// # Errors
     /// The ring is malformed, now or before.
     pub fn has_available(&mut self, memory: &GuestRam) -> Result<bool, QueueFailed> {
         self.check()?;
-        match self.pending(memory) {
-            Ok(pending) => Ok(pending != 0),
+        match self.pending_or_armed(memory) {
+            Ok(pending) => Ok(pending),
             Err(error) => Err(self.fail(&error)),
         }
     }
@@ -172,31 +174,6 @@ impl Virtqueue {
         Ok(())
     }
 
-    /// Asks the driver not to notify while the device is taking chains anyway (§2.7.10).
-    ///
-    /// # Errors
-    /// The used ring cannot be written, or the queue failed before.
-    pub fn disable_kicks(&mut self, memory: &GuestRam) -> Result<(), QueueFailed> {
-        self.check()?;
-        match self.ring.disable_notification(memory) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.fail(&RingError::Inaccessible(error))),
-        }
-    }
-
-    /// Asks the driver to notify again. `true` if it has offered more in the meantime: take that
-    /// first, there may be no notification for it.
-    ///
-    /// # Errors
-    /// The ring cannot be accessed, or the queue failed before.
-    pub fn enable_kicks(&mut self, memory: &GuestRam) -> Result<bool, QueueFailed> {
-        self.check()?;
-        match self.ring.enable_notification(memory) {
-            Ok(more) => Ok(more),
-            Err(error) => Err(self.fail(&RingError::Inaccessible(error))),
-        }
-    }
-
     /// Gives the queue up: the guest broke the device's own protocol in a way for which that has
     /// no answer. Reports `error` and latches the queue.
     pub fn fail(&mut self, error: &(dyn Error + 'static)) -> QueueFailed {
@@ -224,8 +201,23 @@ impl Virtqueue {
         Ok(pending)
     }
 
+    /// Whether the driver offers a chain; if not, notifications have been asked for (§2.7.10).
+    ///
+    /// With VIRTIO_F_EVENT_IDX that is the only time: while there is work, the index that the
+    /// driver compares with lies behind it, and it does not notify.
+    fn pending_or_armed(&mut self, memory: &GuestRam) -> Result<bool, RingError> {
+        if self.pending(memory)? != 0 {
+            return Ok(true);
+        }
+        // The driver may have offered one before it saw the request, and not notified.
+        if self.ring.enable_notification(memory).map_err(RingError::Inaccessible)? {
+            return Ok(self.pending(memory)? != 0);
+        }
+        Ok(false)
+    }
+
     fn try_pop<'m>(&mut self, memory: &'m GuestRam) -> Result<Option<Chain<'m>>, RingError> {
-        if self.pending(memory)? == 0 {
+        if !self.pending_or_armed(memory)? {
             return Ok(None);
         }
         let next = self.ring.next_avail();

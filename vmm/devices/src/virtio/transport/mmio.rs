@@ -353,10 +353,11 @@ impl MmioTransport {
         match offset {
             // A size that is no power of two or too large is dropped by the queue, which then
             // keeps its largest; a driver that went on with its own finds its rings unserved.
-            register::QUEUE_NUM => match u16::try_from(value) {
-                Ok(size) => ring.set_size(size),
-                Err(_) => (),
-            },
+            register::QUEUE_NUM => {
+                if let Ok(size) = u16::try_from(value) {
+                    ring.set_size(size);
+                }
+            }
             // §4.2.2: a driver that reads back 0 knows that its queue was not accepted.
             register::QUEUE_READY => {
                 ring.set_ready(value == 1);
