@@ -1,0 +1,54 @@
+# shellcheck shell=bash
+# Where the lab's image and the test roots are, and making them when they are not there.
+# Sourced after common.sh.
+
+# Needed to make the lab's image and to start a lab from it.
+LAB_HOST_PACKAGES=(qemu-system-x86 e2fsprogs kmod python3 psmisc xz-utils mmdebstrap
+    debian-archive-keyring)
+ROOTS_HOST_PACKAGES=(xz-utils mmdebstrap debian-archive-keyring)
+
+# lab_image_directory: where the image of this recipe is or will be: disk, vmlinuz, initramfs.
+lab_image_directory() {
+    local here=$RINGFENCE_CHECKOUT/scripts/lib
+    printf '%s/lab-%s\n' "$RINGFENCE_CACHE" "$(content_key "$here/make-lab-image" \
+        "$here/make-roots" "$here/debian.sh" "$here/cpio.py")"
+}
+
+# ensure_lab_image: makes the image unless it is there.
+ensure_lab_image() {
+    require_packages "the lab (a host with KVM, emulated by QEMU)" "${LAB_HOST_PACKAGES[@]}"
+    local directory
+    directory=$(lab_image_directory)
+    # A process of its own: errexit would not hold in a function whose status is looked at.
+    [[ -e $directory/complete ]] ||
+        bash "$RINGFENCE_CHECKOUT/scripts/lib/make-lab-image" "$directory" </dev/null >&2 ||
+        die "the lab's image could not be made (see above)"
+}
+
+# roots_directory: where the test roots of this recipe are or will be on a machine with a good KVM.
+roots_directory() {
+    local here=$RINGFENCE_CHECKOUT/scripts/lib
+    printf '%s/roots-%s\n' "$RINGFENCE_CACHE" \
+        "$(content_key "$here/make-roots" "$here/debian.sh")"
+}
+
+# ensure_roots: makes the test roots on this machine unless they are there.
+ensure_roots() {
+    local directory
+    directory=$(roots_directory)
+    [[ ! -e $directory/complete ]] || return 0
+    require_packages "the test roots (Debian file systems)" "${ROOTS_HOST_PACKAGES[@]}"
+    is_root || die "the test roots are made with mmdebstrap as root; run this once as root"
+    say "making the test roots, once, about 1 minute (log: $directory.log)"
+    (
+        hold_lock "$directory.lock"
+        [[ ! -e $directory/complete ]] || exit 0
+        rm -rf --one-file-system -- "$directory.new" "$directory"
+        bash "$RINGFENCE_CHECKOUT/scripts/lib/make-roots" "$directory.new" </dev/null \
+            >"$directory.log" 2>&1 || exit 1
+        touch "$directory.new/complete" && mv "$directory.new" "$directory"
+    ) || {
+        tail -n 20 "$directory.log" >&2
+        die "the test roots could not be made (whole log: $directory.log)"
+    }
+}

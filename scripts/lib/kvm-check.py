@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Does /dev/kvm run ring-0 code at hardware speed?
+
+    kvm-check.py
+
+Exit status 0 and one line on stdout when it does; otherwise 1 and the reason on stderr. Opening
+/dev/kvm proves nothing: a software KVM opens too and interprets ring-0 code some hundred times
+slower, if it gets through a kernel at all. So a guest of a few instructions counts down in 64-bit
+mode at privilege level 0 and ends with a write to a port, against the clock.
+"""
+
+import ctypes
+import fcntl
+import mmap
+import os
+import signal
+import struct
+import sys
+import time
+
+# An interpreter makes about a million turns a second, hardware a thousand times as many, an emulated
+# host that is worth using a hundred times. So: this many turns within this time.
+TURNS = 5_000_000
+DEADLINE_SECONDS = 1.0
+
+KVM_GET_API_VERSION = 0xAE00
+KVM_CREATE_VM = 0xAE01
+KVM_GET_VCPU_MMAP_SIZE = 0xAE04
+KVM_CREATE_VCPU = 0xAE41
+KVM_SET_USER_MEMORY_REGION = 0x4020AE46
+KVM_RUN = 0xAE80
+KVM_SET_REGS = 0x4090AE82
+KVM_GET_SREGS = 0x8138AE83
+KVM_SET_SREGS = 0x4138AE84
+KVM_EXIT_IO = 2
+
+MEMORY = 2 * 1024 * 1024
+PML4, PDPT, PD, CODE = 0x1000, 0x2000, 0x3000, 0x4000
+
+# dec rcx; jnz -5; out 0x42, al; hlt
+PROGRAM = b"\x48\xff\xc9" + b"\x75\xfb" + b"\xe6\x42" + b"\xf4"
+
+
+class NotGood(Exception):
+    """Why this KVM is not good enough."""
+
+
+def guest_memory():
+    memory = mmap.mmap(-1, MEMORY)
+    present_writable = 3
+    large = 0x80
+    memory[PML4 : PML4 + 8] = struct.pack("<Q", PDPT | present_writable)
+    memory[PDPT : PDPT + 8] = struct.pack("<Q", PD | present_writable)
+    memory[PD : PD + 8] = struct.pack("<Q", present_writable | large)
+    memory[CODE : CODE + len(PROGRAM)] = PROGRAM
+    return memory
+
+
+def segment(base, limit, selector, kind, code):
+    # struct kvm_segment: base, limit, selector, type, present, dpl, db, s, l, g, avl, unusable.
+    return struct.pack("<QIH10B", base, limit, selector, kind, 1, 0, not code, 1, code, 1, 0, 0, 0)
+
+
+def set_long_mode(vcpu):
+    sregs = bytearray(312)
+    fcntl.ioctl(vcpu, KVM_GET_SREGS, sregs)
+    # struct kvm_sregs: cs ds es fs gs ss, each 24 bytes, tr ldt, gdt idt, cr0 cr2 cr3 cr4 cr8 efer.
+    sregs[0:24] = segment(0, 0xFFFFFFFF, 8, 11, 1)
+    for start in range(24, 144, 24):
+        sregs[start : start + 24] = segment(0, 0xFFFFFFFF, 16, 3, 0)
+    control = 8 * 24 + 2 * 16
+    cr0 = 0x80000031  # PG, NE, ET, PE
+    cr4 = 0x20  # PAE
+    efer = 0x500  # LMA, LME
+    sregs[control : control + 48] = struct.pack("<6Q", cr0, 0, PML4, cr4, 0, efer)
+    fcntl.ioctl(vcpu, KVM_SET_SREGS, bytes(sregs))
+    # struct kvm_regs: rax rbx rcx rdx rsi rdi rsp rbp r8-r15 rip rflags.
+    registers = [0] * 18
+    registers[2], registers[16], registers[17] = TURNS, CODE, 2
+    fcntl.ioctl(vcpu, KVM_SET_REGS, struct.pack("<18Q", *registers))
+
+
+def open_kvm():
+    try:
+        return os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotGood("there is no /dev/kvm")
+    except PermissionError:
+        raise NotGood("no permission to open /dev/kvm")
+    except OSError as error:
+        raise NotGood(f"/dev/kvm does not open: {error.strerror}")
+
+
+def measure():
+    """Turns of the loop a second."""
+    kvm = open_kvm()
+    version = fcntl.ioctl(kvm, KVM_GET_API_VERSION)
+    if version != 12:
+        raise NotGood(f"/dev/kvm has API version {version}, not 12")
+    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+    memory = guest_memory()
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    region = struct.pack("<IIQQQ", 0, 0, 0, MEMORY, address)
+    fcntl.ioctl(vm, KVM_SET_USER_MEMORY_REGION, region)
+    vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
+    shared = mmap.mmap(vcpu, fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE))
+    set_long_mode(vcpu)
+    started = time.monotonic()
+    fcntl.ioctl(vcpu, KVM_RUN, 0)
+    seconds = time.monotonic() - started
+    # struct kvm_run: exit_reason is at offset 8.
+    (reason,) = struct.unpack_from("<I", shared, 8)
+    if reason != KVM_EXIT_IO:
+        raise NotGood(f"the guest loop ended with KVM exit {reason}, not with its port write")
+    return TURNS / seconds
+
+
+def too_slow(*_):
+    raise NotGood(
+        f"ring-0 code is interpreted: {TURNS} turns of a loop were not done in {DEADLINE_SECONDS} s"
+    )
+
+
+def main():
+    signal.signal(signal.SIGALRM, too_slow)
+    signal.setitimer(signal.ITIMER_REAL, DEADLINE_SECONDS)
+    try:
+        rate = measure()
+    except NotGood as reason:
+        print(reason, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"/dev/kvm cannot make a VM: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"hardware speed: {rate / 1e6:.0f} million turns a second")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
