@@ -35,8 +35,10 @@ pub mod bus;
 pub mod event_loop;
 pub mod fault;
 pub mod interrupt;
+pub mod legacy;
 pub mod memory;
 mod random;
+pub mod rate;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod virtio;
