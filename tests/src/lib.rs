@@ -1,1 +1,19 @@
-//! End-to-end tests of ringfence.
+//! The harness of the end-to-end tests: bundles, runs of `ringfence` and of crun on the same
+//! bundle, and the proof that a run left nothing behind.
+//!
+//! The tests in `tests/*.rs` (all but `workspace`) need root, a `/dev/kvm` that works, `ringfence`
+//! and crun on the PATH and the test roots below `/opt`, as `scripts/lab` provides them. What is
+//! missing fails a test; nothing is skipped. Each file there has one subject. This crate drives
+//! the binaries and links no code of ringfence.
+
+pub mod bundle;
+pub mod command;
+pub mod host;
+pub mod lab;
+pub mod report;
+pub mod terminal;
+pub mod tree;
+
+pub use bundle::{Bundle, Root};
+pub use command::{Invocation, Outcome, Output, Running};
+pub use lab::{Lab, Runtime};
