@@ -4,6 +4,9 @@
 #
 # Sourced, never run. Messages go to stderr: stdout belongs to the command's result.
 
+# A failure inside $(…) must end it, too.
+shopt -s inherit_errexit
+
 # The checkout that this script belongs to, whatever the caller's directory is.
 RINGFENCE_CHECKOUT=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # Things that are slow to make and do not belong to one checkout: kernels, lab images, roots.

@@ -602,8 +602,12 @@ def main():
     parser.add_argument("--run-directory")
     parser.add_argument("--terminal", action="store_true")
     parser.add_argument("--deadline", type=int, default=300)
-    parser.add_argument("command", nargs="*")
-    options = parser.parse_args()
+    arguments, command = sys.argv[1:], []
+    if "--" in arguments:
+        end = arguments.index("--")
+        arguments, command = arguments[:end], arguments[end + 1 :]
+    options = parser.parse_args(arguments)
+    options.command = command
     verbs = {"run": run, "up": up, "down": down, "status": status}
     try:
         return verbs[options.verb](options)
