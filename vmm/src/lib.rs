@@ -1,1 +1,6 @@
-//! ringfence's virtual machine monitor: one sandbox per process, and the ringfence-vmm binary.
+//! ringfence's virtual machine monitor.
+
+pub mod arch;
+pub mod boot;
+pub mod kvm;
+pub mod memory;

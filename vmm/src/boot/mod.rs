@@ -1,0 +1,6 @@
+//! What is put into guest memory before the guest runs: kernel, initial RAM file system, command
+//! line. Files are mapped where they can be and copied where they must.
+
+pub mod cmdline;
+pub mod initrd;
+pub mod kernel;
