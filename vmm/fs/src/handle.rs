@@ -1,0 +1,130 @@
+//! Open files and directories of the guest.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use crate::inode::Inode;
+
+/// What a handle was opened as.
+#[derive(Debug)]
+pub(crate) enum HandleKind {
+    /// A regular file.
+    File,
+    /// A directory; `position` is the cookie at which the descriptor's next read starts.
+    Directory {
+        /// Locked for the whole of a READDIR: the descriptor has one position.
+        position: Mutex<u64>,
+    },
+}
+
+/// One open file or directory.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    fd: OwnedFd,
+    pub(crate) inode: Arc<Inode>,
+    /// The guest's flags of OPEN, OPENDIR or CREATE.
+    pub(crate) flags: u32,
+    pub(crate) kind: HandleKind,
+}
+
+impl Handle {
+    pub(crate) fn new(fd: OwnedFd, inode: Arc<Inode>, flags: u32, kind: HandleKind) -> Self {
+        Self { fd, inode, flags, kind }
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+struct Handles {
+    open: HashMap<u64, Arc<Handle>>,
+    next_id: u64,
+}
+
+/// All handles of one server. Descriptors are closed outside the lock.
+pub(crate) struct HandleTable {
+    handles: Mutex<Handles>,
+    max: usize,
+}
+
+impl HandleTable {
+    pub(crate) fn new(max: usize) -> Self {
+        // 0 is what a guest without a handle sends.
+        Self { handles: Mutex::new(Handles { open: HashMap::new(), next_id: 1 }), max }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Handles> {
+        // Every change under the lock is complete before the next that could panic.
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// ENFILE if no handle can be added, so that a file is not made or truncated first.
+    pub(crate) fn check_room(&self) -> Result<(), Errno> {
+        if self.lock().open.len() < self.max { Ok(()) } else { Err(Errno::NFILE) }
+    }
+
+    /// Adds a handle and gives its id.
+    pub(crate) fn add(&self, handle: Handle) -> Result<u64, Errno> {
+        let handles = &mut *self.lock();
+        if handle.inode.share.is_removed() {
+            return Err(Errno::STALE);
+        }
+        if handles.open.len() >= self.max {
+            return Err(Errno::NFILE);
+        }
+        let id = handles.next_id;
+        handles.next_id = id.saturating_add(1);
+        handles.open.insert(id, Arc::new(handle));
+        Ok(id)
+    }
+
+    fn get(&self, id: u64) -> Result<Arc<Handle>, Errno> {
+        self.lock().open.get(&id).map(Arc::clone).ok_or(Errno::BADF)
+    }
+
+    /// An open regular file.
+    pub(crate) fn file(&self, id: u64) -> Result<Arc<Handle>, Errno> {
+        self.get(id).and_then(|handle| match handle.kind {
+            HandleKind::File => Ok(handle),
+            HandleKind::Directory { .. } => Err(Errno::BADF),
+        })
+    }
+
+    /// An open directory.
+    pub(crate) fn directory(&self, id: u64) -> Result<Arc<Handle>, Errno> {
+        self.get(id).and_then(|handle| match handle.kind {
+            HandleKind::Directory { .. } => Ok(handle),
+            HandleKind::File => Err(Errno::NOTDIR),
+        })
+    }
+
+    /// Closes a handle; EBADF if there is none.
+    pub(crate) fn remove(&self, id: u64) -> Result<(), Errno> {
+        let gone = self.lock().open.remove(&id);
+        gone.map(drop).ok_or(Errno::BADF)
+    }
+
+    /// Closes all handles of a share.
+    pub(crate) fn remove_share(&self, share: u32) {
+        let gone: Vec<Arc<Handle>> = {
+            let handles = &mut *self.lock();
+            handles.open.extract_if(|_, h| h.inode.share.id == share).map(|(_, h)| h).collect()
+        };
+        drop(gone);
+    }
+
+    /// Closes all handles: the session has ended. Ids go on from where they were.
+    pub(crate) fn clear(&self) {
+        let gone = std::mem::take(&mut self.lock().open);
+        drop(gone);
+    }
+
+    /// Handles held.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().open.len()
+    }
+}

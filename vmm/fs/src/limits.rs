@@ -1,0 +1,41 @@
+//! What one sandbox may make this server hold or do at once.
+
+/// Most bytes that one READ or WRITE moves: 256 pages of 4 KiB.
+pub const MAX_DATA: u32 = 1 << 20;
+/// Pages of [`MAX_DATA`], as FUSE_INIT states it.
+pub const MAX_PAGES: u16 = 256;
+/// Most bytes of one extended attribute, and of a list of names (Linux: `XATTR_SIZE_MAX`,
+/// `XATTR_LIST_MAX`).
+pub const XATTR_SIZE_MAX: u32 = 65536;
+/// Most bytes of a request that are not file data: the largest is SETXATTR with a header of 56
+/// bytes, a name and a value. Without this bound the guest could have the server copy all its
+/// memory.
+pub const MAX_ARGS: usize = 128 << 10;
+/// Most bytes of directory entries in one reply, whatever room the guest offers.
+pub const MAX_DIR_REPLY: u32 = 64 << 10;
+/// Most bytes that one COPY_FILE_RANGE moves, so that no request holds a worker for long. A program
+/// sees a short copy, as it may on any file system.
+pub const MAX_COPY: u64 = 64 << 20;
+
+/// Bounds of the tables of one server, chosen by the launcher.
+///
+/// Every inode and every handle holds one file descriptor of the process: `RLIMIT_NOFILE` must
+/// exceed `max_inodes + max_handles` by what the rest of the process needs. At the bound a program
+/// in the guest sees ENFILE; nothing that the guest still holds is ever dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Inodes that the guest may hold (its inode cache).
+    pub max_inodes: usize,
+    /// Open files and directories.
+    pub max_handles: usize,
+    /// Shares at one time.
+    pub max_shares: usize,
+    /// Requests that the guest keeps in flight in the background (`fuse_init_out.max_background`).
+    pub max_background: u16,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_inodes: 200_000, max_handles: 16_384, max_shares: 256, max_background: 64 }
+    }
+}

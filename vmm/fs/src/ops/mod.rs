@@ -1,0 +1,169 @@
+//! The operations, each a system call or few on descriptors out of the tables.
+
+mod attr;
+mod create;
+mod data;
+mod dir;
+mod lookup;
+mod namespace;
+mod open;
+mod xattr;
+
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags, openat, statx};
+use rustix::io::Errno;
+use rustix::path::DecInt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::buffers::Chain;
+use crate::inode::Inode;
+use crate::share::ActiveShare;
+use crate::wire::{InHeader, Operation, ROOT_ID};
+use crate::worker::{Outcome, Worker};
+
+/// What every status of a file is asked for.
+const STATUS: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
+
+impl Worker {
+    /// Does what a request asks.
+    pub(crate) fn execute(
+        &mut self,
+        header: &InHeader,
+        operation: Operation<'_>,
+        readable: Chain<'_>,
+        writable: Chain<'_>,
+    ) -> Result<Outcome, Errno> {
+        match operation {
+            Operation::Read(args) => self.read(&args, writable),
+            Operation::Write(args) => self.write(header, &args, readable),
+            Operation::Forget { nlookup } => {
+                self.server.inodes.forget(header.nodeid, nlookup);
+                Ok(Outcome::Silent)
+            }
+            Operation::BatchForget { entries } => {
+                for entry in entries {
+                    self.server.inodes.forget(entry.nodeid, entry.nlookup);
+                }
+                Ok(Outcome::Silent)
+            }
+            // No operation waits for anything but the host's file system: by the time that an
+            // interrupt could be looked at, its request is answered.
+            Operation::Interrupt => Ok(Outcome::Silent),
+            Operation::Destroy => {
+                self.server.reset();
+                Ok(Outcome::Body)
+            }
+            Operation::Init { .. } => Err(Errno::PROTO),
+            // FS_IOC_GETFLAGS and the like are not forwarded.
+            Operation::Ioctl => Err(Errno::NOTTY),
+            Operation::Unsupported { .. } => Err(Errno::NOSYS),
+            operation => self.execute_on_node(header, operation, writable.len()),
+        }
+    }
+
+    fn execute_on_node(
+        &mut self,
+        header: &InHeader,
+        operation: Operation<'_>,
+        room: usize,
+    ) -> Result<Outcome, Errno> {
+        match operation {
+            Operation::Lookup { name } => self.lookup(header, name),
+            Operation::Getattr(args) => self.getattr(header, &args),
+            Operation::Statx(args) => self.statx(header, &args),
+            Operation::Setattr(args) => self.setattr(header, &args),
+            Operation::Readlink => self.readlink(header),
+            Operation::Symlink { name, target } => self.symlink(header, name, target),
+            Operation::Mknod { args, name } => self.mknod(header, &args, name),
+            Operation::Mkdir { args, name } => self.mkdir(header, &args, name),
+            Operation::Unlink { name } => self.unlink(header, name, AtFlags::empty()),
+            Operation::Rmdir { name } => self.unlink(header, name, AtFlags::REMOVEDIR),
+            Operation::Rename { newdir, flags, from, to } => {
+                self.rename((header.nodeid, from), (newdir, to), flags)
+            }
+            Operation::Link { oldnodeid, name } => self.link(header, oldnodeid, name),
+            Operation::Open(args) => self.open(header, &args),
+            Operation::Create { args, name } => self.create(header, &args, name),
+            Operation::Tmpfile(args) => self.tmpfile(header, &args),
+            Operation::Release(args) => self.release(&args),
+            Operation::Flush(args) => self.flush(&args),
+            Operation::Fsync(args) => self.fsync(&args),
+            Operation::Fallocate(args) => self.fallocate(&args),
+            Operation::Lseek(args) => self.lseek(&args),
+            Operation::CopyFileRange(args) => self.copy_file_range(&args),
+            Operation::Opendir(args) => self.opendir(header, &args),
+            Operation::Readdir(args) => self.readdir(header, &args, false, room),
+            Operation::Readdirplus(args) => self.readdir(header, &args, true, room),
+            Operation::Releasedir(args) => self.releasedir(header, &args),
+            Operation::Fsyncdir(args) => self.fsyncdir(header, &args),
+            Operation::Statfs => self.statfs(header),
+            Operation::Syncfs => self.syncfs(header),
+            Operation::Setxattr { name, value, flags, setxattr_flags } => {
+                self.setxattr(header, name, value, (flags, setxattr_flags))
+            }
+            Operation::Getxattr { name, size } => self.getxattr(header, name, size),
+            Operation::Listxattr { size } => self.listxattr(header, size),
+            Operation::Removexattr { name } => self.removexattr(header, name),
+            // Served before.
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    /// The inode that a request is about.
+    fn inode(&self, id: u64) -> Result<Arc<Inode>, Errno> {
+        self.server.inodes.get(id)
+    }
+
+    /// The inode that a request changes, or in which it changes a name. The root holds shares
+    /// only, which the guest cannot change.
+    fn writable_inode(&self, id: u64) -> Result<Arc<Inode>, Errno> {
+        if id == ROOT_ID {
+            return Err(Errno::ROFS);
+        }
+        let inode = self.inode(id)?;
+        check_writable(&inode.share)?;
+        Ok(inode)
+    }
+
+    /// Takes the ids under which a new file of the caller is made, and its creation mask.
+    fn act_as_caller(&mut self, header: &InHeader, umask: u32) -> Result<(), Errno> {
+        // EOVERFLOW is what Linux gives for an owner that a file system cannot hold.
+        let uid = self.server.uid_map.to_host(header.uid).ok_or(Errno::OVERFLOW)?;
+        let gid = self.server.gid_map.to_host(header.gid).ok_or(Errno::OVERFLOW)?;
+        self.credentials.act_as(uid, gid)?;
+        self.credentials.clear_set_id_bits(false)?;
+        self.credentials.mask(umask);
+        Ok(())
+    }
+
+    /// Has the host clear set-id bits, if the guest says that the caller is without CAP_FSETID.
+    fn set_id_bits_for(&mut self, header: &InHeader, clear: bool) -> Result<(), Errno> {
+        if clear {
+            // Whether a set-group-ID bit without group execution stays depends on the caller's
+            // group. A caller that is not mapped is not in the file's group either.
+            let uid = self.server.uid_map.to_host(header.uid);
+            let gid = self.server.gid_map.to_host(header.gid);
+            if let (Some(uid), Some(gid)) = (uid, gid) {
+                self.credentials.act_as(uid, gid)?;
+            }
+        }
+        self.credentials.clear_set_id_bits(clear)
+    }
+
+    /// Opens what an `O_PATH` descriptor stands for. Only for regular files and directories, and
+    /// for `O_PATH` again: opening a fifo or a device acts on it.
+    fn reopen(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let name = DecInt::from_fd(fd);
+        openat(self.server.proc_self_fd(), name.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+}
+
+fn check_writable(share: &ActiveShare) -> Result<(), Errno> {
+    if share.read_only { Err(Errno::ROFS) } else { Ok(()) }
+}
+
+/// The status of an open file or of an `O_PATH` descriptor.
+fn status(fd: impl AsFd) -> Result<Statx, Errno> {
+    statx(fd, c"", AtFlags::EMPTY_PATH, STATUS)
+}
