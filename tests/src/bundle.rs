@@ -83,6 +83,18 @@ impl Bundle {
         self.path(path)
     }
 
+    /// Copies a file of the host into the root file system, with its mode.
+    ///
+    /// # Panics
+    /// If it cannot be copied.
+    #[must_use]
+    pub fn install(self, file: &Path, inside: &str) -> Self {
+        let target = self.root().join(inside);
+        std::fs::copy(file, &target)
+            .unwrap_or_else(|error| panic!("{} to {}: {error}", file.display(), target.display()));
+        self
+    }
+
     /// The whole configuration, to change what the other functions do not.
     pub fn config(&mut self) -> &mut Value {
         &mut self.config

@@ -15,9 +15,10 @@ use crate::host::{HostSnapshot, kill_leftovers};
 /// what appears on the host belongs to one of them.
 const TURN: &str = "/run/lock/ringfence-tests";
 
-/// Where the test roots and sources are, unless this variable names another directory.
-const ROOTS_VARIABLE: &str = "RINGFENCE_TEST_ROOTS";
-const ROOTS: &str = "/opt";
+/// Variables that name the directories of the test roots and of the sources, and where these are
+/// without them.
+const ROOTS: (&str, &str) = ("RINGFENCE_ROOTS", "/opt/roots");
+const SOURCES: (&str, &str) = ("RINGFENCE_SOURCES", "/opt/src");
 
 /// How long the host may take to reap a process that has ended.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -34,7 +35,8 @@ pub enum Runtime {
 /// The machine, for one test. Its end checks that the test's runs left nothing behind.
 #[derive(Debug)]
 pub struct Lab {
-    content: PathBuf,
+    roots: PathBuf,
+    sources: PathBuf,
     scratch: Option<tempfile::TempDir>,
     before: HostSnapshot,
     next_id: AtomicU32,
@@ -48,15 +50,16 @@ impl Lab {
     /// If something that the tests need is missing.
     #[must_use]
     pub fn enter() -> Self {
-        let content = std::env::var_os(ROOTS_VARIABLE).map_or(ROOTS.into(), PathBuf::from);
-        require(&content);
+        let (roots, sources) = (place(ROOTS), place(SOURCES));
+        require(&roots, &sources);
         let turn = File::create(TURN).unwrap_or_else(|error| panic!("{TURN}: {error}"));
         flock(&turn, FlockOperation::LockExclusive).expect("the lock can be waited for");
         let before = HostSnapshot::take();
         // On a disk, where a user's bundles are; /tmp may be a tmpfs.
         let scratch = tempfile::Builder::new().prefix("ringfence-test-").tempdir_in("/var/tmp");
         Self {
-            content,
+            roots,
+            sources,
             scratch: Some(scratch.expect("a directory in /var/tmp")),
             before,
             next_id: AtomicU32::new(0),
@@ -87,13 +90,27 @@ impl Lab {
     /// The unpacked source of a package.
     #[must_use]
     pub fn source(&self, name: &str) -> PathBuf {
-        self.content.join("src").join(name)
+        self.sources.join(name)
+    }
+
+    /// Compiles a C program that needs no library at run time, for the inside of a container.
+    ///
+    /// # Panics
+    /// If it does not compile.
+    #[must_use]
+    pub fn compile(&self, name: &str, source: &str) -> PathBuf {
+        let file = self.scratch().join(format!("{name}.c"));
+        std::fs::write(&file, source).expect("a source can be written");
+        let program = self.scratch().join(name);
+        let gcc = Invocation::new("gcc").args(&["-O1", "-static", "-Wall", "-Werror", "-pthread"]);
+        gcc.arg("-o").arg(&program).arg(&file).run().expect_code(0);
+        program
     }
 
     /// A bundle that runs `true` in `root`.
     #[must_use]
     pub fn bundle(&self, root: Root) -> Bundle {
-        Bundle::new(self.scratch(), &self.content.join("roots"), root)
+        Bundle::new(self.scratch(), &self.roots, root)
     }
 
     /// A container id that was not used before.
@@ -175,8 +192,12 @@ impl Drop for Lab {
     }
 }
 
+fn place((variable, without): (&str, &str)) -> PathBuf {
+    std::env::var_os(variable).map_or(without.into(), PathBuf::from)
+}
+
 /// Fails with everything that is missing at once.
-fn require(content: &Path) {
+fn require(roots: &Path, sources: &Path) {
     let mut missing = vec![];
     if !rustix::process::geteuid().is_root() {
         missing.push("root".to_owned());
@@ -184,15 +205,16 @@ fn require(content: &Path) {
     if File::options().read(true).write(true).open("/dev/kvm").is_err() {
         missing.push("a /dev/kvm that can be opened".to_owned());
     }
-    for program in ["ringfence", "crun", "setsid", "setpriv", "unshare"] {
+    for program in ["ringfence", "crun", "gcc", "setsid", "setpriv", "unshare"] {
         let path = std::env::var_os("PATH").unwrap_or_default();
         if !std::env::split_paths(&path).any(|directory| directory.join(program).is_file()) {
             missing.push(format!("the program {program} on the PATH"));
         }
     }
-    for directory in ["roots/busybox", "roots/debian", "roots/gcc", "src/zlib"] {
-        if !content.join(directory).is_dir() {
-            missing.push(format!("the directory {}", content.join(directory).display()));
+    let roots = ["busybox", "debian", "gcc"].map(|name| roots.join(name));
+    for directory in roots.iter().chain([&sources.join("zlib")]) {
+        if !directory.is_dir() {
+            missing.push(format!("the directory {}", directory.display()));
         }
     }
     assert!(

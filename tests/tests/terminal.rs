@@ -1,0 +1,75 @@
+//! A container with a terminal: the same to the person who types as with crun.
+
+use integration_tests::terminal::Terminal;
+use integration_tests::{Lab, Root, Runtime};
+use serde_json::json;
+
+/// Reads lines and shows them, tells about signals and sizes.
+const SCRIPT: &str = "for n in 0 1 2; do test -t $n && echo is terminal $n; done
+stty size; echo term=$TERM
+test -c /dev/console && echo console
+trap 'echo size $(stty size)' WINCH
+trap 'echo interrupted' INT
+echo ready
+while :; do
+    if read line; then echo \"<$line>\"; test \"$line\" = quit && exit 9
+    else test $? -gt 128 || { echo end; exit 8; }; fi
+done";
+
+#[test]
+fn typing_resizing_and_interrupting_work_as_with_crun() {
+    let lab = Lab::enter();
+    let mut bundle = lab.bundle(Root::Shared("busybox")).script(SCRIPT).env("TERM=xterm-test");
+    bundle.config()["process"]["terminal"] = json!(true);
+    let mut screens = vec![];
+    for runtime in [Runtime::Ringfence, Runtime::Crun] {
+        let mut terminal = Terminal::new(93, 31);
+        let before = format!("{:?}", terminal.settings());
+        let running = terminal.start(lab.runtime(runtime, &bundle, &[]));
+        terminal.wait_for("ready\r\n");
+        terminal.write(b"hello\r");
+        terminal.wait_for("<hello>\r\n");
+        terminal.resize(101, 33);
+        terminal.wait_for("size 33 101\r\n");
+        terminal.write(b"\x03");
+        terminal.wait_for("interrupted\r\n");
+        terminal.write(b"erased\x7f\x7f ok\r");
+        terminal.wait_for("<eras ok>\r\n");
+        terminal.write(b"quit\r");
+        running.finish().expect_code(9);
+        // A terminal that is left raw is a broken shell for the user.
+        assert_eq!(format!("{:?}", terminal.settings()), before);
+        screens.push(terminal.shown());
+    }
+    assert!(screens[0].contains("31 93\r\n"), "{}", screens[0]);
+    assert!(screens[0].contains("is terminal 0\r\nis terminal 1\r\nis terminal 2\r\n"));
+    assert_eq!(screens[0], screens[1]);
+}
+
+#[test]
+fn the_option_asks_for_a_terminal_and_control_d_ends_the_input() {
+    let lab = Lab::enter();
+    let bundle = lab.bundle(Root::Shared("busybox")).script("test -t 0; echo $?; cat; echo end");
+    let mut terminal = Terminal::new(80, 24);
+    let before = format!("{:?}", terminal.settings());
+    let running = terminal.start(lab.runtime(Runtime::Ringfence, &bundle, &["-t"]));
+    terminal.wait_for("0\r\n");
+    terminal.write(b"line\r");
+    terminal.wait_for("line\r\nline\r\n");
+    terminal.write(b"\x04");
+    terminal.wait_for("end\r\n");
+    running.finish().expect_code(0);
+    assert_eq!(format!("{:?}", terminal.settings()), before);
+}
+
+#[test]
+fn the_terminal_is_restored_when_the_start_fails() {
+    let lab = Lab::enter();
+    let bundle = lab.bundle(Root::Shared("busybox")).args(&["/no/such/program"]);
+    let terminal = Terminal::new(80, 24);
+    let before = format!("{:?}", terminal.settings());
+    let running = terminal.start(lab.runtime(Runtime::Ringfence, &bundle, &["-t"]));
+    running.finish().expect_code(127);
+    assert!(terminal.shown().contains("/no/such/program"), "{}", terminal.shown());
+    assert_eq!(format!("{:?}", terminal.settings()), before);
+}
