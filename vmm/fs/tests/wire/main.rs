@@ -1,0 +1,4 @@
+//! The file server through its wire format, as a guest's kernel uses it.
+
+mod client;
+mod operations;
