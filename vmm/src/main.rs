@@ -1,3 +1,51 @@
-//! The VM process of one sandbox.
+//! The VM process of one sandbox: `ringfence-vmm`, started by a launcher with a
+//! [`vmm_api::Channel`] as descriptor 3, or by a person with `--check-kvm [PATH]`.
 
-fn main() {}
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use vmm::control::{self, End};
+use vmm::machine::with_causes;
+use vmm::{host_check, process, timeline};
+
+fn main() -> ExitCode {
+    let start_ns = timeline::now_ns();
+    let mut arguments = std::env::args_os().skip(1);
+    match (arguments.next(), arguments.next(), arguments.next()) {
+        (None, ..) => serve(start_ns),
+        (Some(option), path, None) if option == "--check-kvm" => check_kvm(path),
+        _ => {
+            eprintln!(
+                "usage: ringfence-vmm --check-kvm [PATH]; without arguments it is started by ringfence"
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check_kvm(path: Option<OsString>) -> ExitCode {
+    let path = path.map_or_else(|| Path::new("/dev/kvm").to_owned(), PathBuf::from);
+    match host_check::check(&path) {
+        Ok(turns) => {
+            println!("kvm: ok, guest kernels run at {turns} turns of a loop per second");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("ringfence-vmm: {}", with_causes(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does not return: nothing of a machine is worth an orderly end (see [`process::end`]).
+fn serve(start_ns: u64) -> ! {
+    let code = match control::serve(&process::channel(), start_ns) {
+        End::LauncherGone | End::GuestExited(_) => 0,
+        End::NotBooted => 1,
+        End::ChannelFailed(error) => {
+            eprintln!("ringfence-vmm: {}", with_causes(&error));
+            1
+        }
+    };
+    process::end(code)
+}

@@ -1,6 +1,6 @@
 //! The initial RAM file system: a file, mapped at the top of low memory.
 
-use crate::memory::{GuestRam, MemoryError, RamLayout, regions::PAGE};
+use crate::memory::{MemoryError, Ram, RamLayout, regions::PAGE};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -38,7 +38,7 @@ pub enum InitrdError {
 /// [`InitrdError`].
 pub fn load(
     file: &File,
-    ram: &GuestRam,
+    ram: &Ram,
     layout: &RamLayout,
     kernel: &Range<u64>,
 ) -> Result<Range<u64>, InitrdError> {
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn refuses_an_empty_file() {
         let layout = RamLayout::new(32 << 20);
-        let ram = GuestRam::map(&layout).unwrap();
+        let ram = Ram::map(&layout).unwrap();
         let file = tempfile::tempfile().unwrap();
         assert!(matches!(load(&file, &ram, &layout, &(0..0)), Err(InitrdError::Empty)));
     }

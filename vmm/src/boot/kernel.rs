@@ -5,7 +5,7 @@
 //! are copied, and what a segment has beyond its file bytes is guest memory, which is zero.
 
 use crate::arch::layout::{HIGH_MEMORY, IDENTITY_MAPPED};
-use crate::memory::{GuestRam, MemoryError, RamLayout, regions::PAGE};
+use crate::memory::{MemoryError, Ram, RamLayout, regions::PAGE};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -121,7 +121,7 @@ pub struct LoadedKernel {
 ///
 /// # Errors
 /// [`KernelError`]; guest memory is of no use then.
-pub fn load(file: &File, ram: &GuestRam, layout: &RamLayout) -> Result<LoadedKernel, KernelError> {
+pub fn load(file: &File, ram: &Ram, layout: &RamLayout) -> Result<LoadedKernel, KernelError> {
     let file_size = file.metadata().map_err(KernelError::Read)?.len();
     let header = Header::read(file, file_size)?;
     let segments = segments(file, file_size, &header)?;
@@ -235,7 +235,7 @@ fn check(
     Ok(LoadedKernel { entry, range: start..end })
 }
 
-fn load_segment(file: &File, ram: &GuestRam, segment: &Segment) -> Result<(), KernelError> {
+fn load_segment(file: &File, ram: &Ram, segment: &Segment) -> Result<(), KernelError> {
     let Segment { offset, address, file_size, .. } = *segment;
     let end = address + file_size;
     // Whole pages of the file's bytes; empty if the segment lies within one page.
@@ -250,7 +250,7 @@ fn load_segment(file: &File, ram: &GuestRam, segment: &Segment) -> Result<(), Ke
 }
 
 /// Copies file bytes from `offset` to a guest range, in pieces: a segment may be tens of MiB.
-fn copy(file: &File, ram: &GuestRam, mut offset: u64, to: Range<u64>) -> Result<(), KernelError> {
+fn copy(file: &File, ram: &Ram, mut offset: u64, to: Range<u64>) -> Result<(), KernelError> {
     let mut buffer = [0; 4096];
     let mut at = to.start;
     while at < to.end {

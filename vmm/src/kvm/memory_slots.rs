@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "KVM is given addresses of this process")]
 
 use super::{KvmError, Vm};
-use crate::memory::GuestRam;
+use crate::memory::Ram;
 use kvm_bindings::kvm_userspace_memory_region;
 
 impl Vm {
@@ -11,7 +11,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`KvmError::Call`].
-    pub fn add_memory(&mut self, ram: &GuestRam) -> Result<(), KvmError> {
+    pub fn add_memory(&mut self, ram: &Ram) -> Result<(), KvmError> {
         for (range, userspace_addr) in ram.slots() {
             let region = kvm_userspace_memory_region {
                 slot: self.next_slot,
@@ -20,7 +20,7 @@ impl Vm {
                 memory_size: range.end - range.start,
                 userspace_addr,
             };
-            // SAFETY: `GuestRam` keeps its mappings until the process ends, after the machine; the
+            // SAFETY: `Ram` keeps its mappings until the process ends, after the machine; the
             // ranges of one layout do not overlap.
             unsafe { self.fd.set_user_memory_region(region) }
                 .map_err(KvmError::call("KVM_SET_USER_MEMORY_REGION"))?;

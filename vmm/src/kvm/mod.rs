@@ -8,7 +8,7 @@ mod memory_slots;
 mod vcpu;
 mod vm;
 
-pub use vcpu::{Exit, InterruptError, Vcpu, install_interrupt_handler, interrupt_signal};
+pub use vcpu::{Exit, InterruptError, Vcpu, install_interrupt_handler, interrupt};
 pub use vm::Vm;
 
 use kvm_bindings::{KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};

@@ -8,8 +8,10 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::io;
+use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, compiler_fence};
+use std::thread::JoinHandle;
 
 /// Why a virtual CPU returned.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ pub enum Exit<'a> {
         /// What is written, 1 to 8 bytes.
         data: &'a [u8],
     },
-    /// [`interrupt_signal`] arrived, or another signal.
+    /// [`interrupt`] was called, or another signal arrived.
     Interrupted,
     /// The processor shut down, as after a triple fault: a reset on a real machine.
     Shutdown,
@@ -142,7 +144,7 @@ impl Vcpu {
 
     /// Runs the guest on this thread until something outside has to answer, unless `stop` is set.
     ///
-    /// Whoever sets `stop` and then sends [`interrupt_signal`] to this thread ends the run at
+    /// Whoever sets `stop` and then calls [`interrupt`] for this thread ends the run at
     /// whatever moment the signal arrives.
     ///
     /// # Errors
@@ -236,10 +238,17 @@ fn internal_error(page: *const kvm_run) -> String {
     format!("internal error {} of KVM ({what}), data {data:x?}", internal.suberror)
 }
 
-/// The signal that makes a virtual CPU return [`Exit::Interrupted`], sent to its thread.
-#[must_use]
-pub fn interrupt_signal() -> c_int {
+/// The signal that makes a virtual CPU return.
+fn interrupt_signal() -> c_int {
     libc::SIGRTMIN()
+}
+
+/// Makes the virtual CPU that `thread` runs return [`Exit::Interrupted`], with `stop` of
+/// [`Vcpu::run`] set before.
+pub fn interrupt<T>(thread: &JoinHandle<T>) {
+    // SAFETY: a thread with a handle has not been joined, so its pthread_t is valid; the signal has
+    // a handler (`install_interrupt_handler`) or, before that, no virtual CPU runs.
+    unsafe { libc::pthread_kill(thread.as_pthread_t(), interrupt_signal()) };
 }
 
 /// The signal handler could not be installed.
@@ -247,7 +256,7 @@ pub fn interrupt_signal() -> c_int {
 #[error("the handler of the signal that interrupts virtual CPUs could not be installed")]
 pub struct InterruptError(#[source] io::Error);
 
-/// Installs the handler of [`interrupt_signal`], for the whole process. A signal that arrives
+/// Installs the handler of the signal that [`interrupt`] sends, for the whole process. A signal that arrives
 /// between two runs makes the next one return at once: none is lost.
 ///
 /// # Errors

@@ -4,4 +4,4 @@ pub mod layout;
 pub mod regions;
 
 pub use layout::RamLayout;
-pub use regions::{GuestRam, MemoryError};
+pub use regions::{MemoryError, Ram};

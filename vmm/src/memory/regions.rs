@@ -70,11 +70,11 @@ pub enum MemoryError {
 /// Memory of one guest. The mappings stay until the process ends, as its sandbox does: devices
 /// and KVM keep addresses of them.
 #[derive(Clone, Debug)]
-pub struct GuestRam {
+pub struct Ram {
     memory: GuestMemoryMmap,
 }
 
-impl GuestRam {
+impl Ram {
     /// Reserves the memory of a layout.
     ///
     /// # Errors
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn read(ram: &GuestRam, address: u64, size: usize) -> Vec<u8> {
+    fn read(ram: &Ram, address: u64, size: usize) -> Vec<u8> {
         let mut bytes = vec![0; size];
         ram.memory().read_slice(&mut bytes, GuestAddress(address)).unwrap();
         bytes
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn ranges_are_aligned_for_huge_pages() {
-        let ram = GuestRam::map(&RamLayout::new((3 << 30) + (8 << 20))).unwrap();
+        let ram = Ram::map(&RamLayout::new((3 << 30) + (8 << 20))).unwrap();
         let slots: Vec<_> = ram.slots().collect();
         assert_eq!(slots.len(), 2);
         for (range, host) in slots {
@@ -235,7 +235,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[1; 4096]).unwrap();
         file.write_all(&[2; 100]).unwrap();
-        let ram = GuestRam::map(&RamLayout::new(32 << 20)).unwrap();
+        let ram = Ram::map(&RamLayout::new(32 << 20)).unwrap();
         ram.map_file(0x20_0000, &file, 0, 4196).unwrap();
         assert_eq!(read(&ram, 0x20_0000, 4096), [1; 4096]);
         assert_eq!(read(&ram, 0x20_1000, 101)[99..], [2, 0]);
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn refuses_what_is_not_in_memory() {
         let file = tempfile::tempfile().unwrap();
-        let ram = GuestRam::map(&RamLayout::new(32 << 20)).unwrap();
+        let ram = Ram::map(&RamLayout::new(32 << 20)).unwrap();
         for (address, offset, size) in [
             (32 << 20, 0, 4096),
             ((32 << 20) - 4096, 0, 8192),

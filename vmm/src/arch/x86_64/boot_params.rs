@@ -47,19 +47,10 @@ const E820_RESERVED: u32 = 2;
 /// `SETUP_RNG_SEED` of `enum setup_type` (asm/setup_data.h).
 const SETUP_RNG_SEED: u32 = 9;
 
-/// Where an initial RAM file system lies in guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InitrdRange {
-    /// First address, page aligned.
-    pub start: u32,
-    /// Bytes, without padding.
-    pub size: u32,
-}
-
 /// The structure for a guest with these ranges of memory; the first starts at 0 and reaches beyond
-/// [`layout::HIGH_MEMORY`].
+/// [`layout::HIGH_MEMORY`]. `initrd` lies in low memory, whose addresses have 32 bits.
 #[must_use]
-pub fn build(ram: &[Range<u64>], initrd: Option<InitrdRange>) -> Vec<u8> {
+pub fn build(ram: &[Range<u64>], initrd: Option<Range<u64>>) -> Vec<u8> {
     let mut page = Page(vec![0; SIZE]);
     page.put(BOOT_FLAG, &0xaa55_u16.to_le_bytes());
     page.put(HEADER, b"HdrS");
@@ -70,8 +61,8 @@ pub fn build(ram: &[Range<u64>], initrd: Option<InitrdRange>) -> Vec<u8> {
     page.put(CMDLINE_SIZE, &LONGEST_COMMAND_LINE.to_le_bytes());
     page.put(SETUP_DATA, &SEED.to_le_bytes());
     if let Some(initrd) = initrd {
-        page.put(RAMDISK_IMAGE, &initrd.start.to_le_bytes());
-        page.put(RAMDISK_SIZE, &initrd.size.to_le_bytes());
+        page.put(RAMDISK_IMAGE, &layout::field32(initrd.start).to_le_bytes());
+        page.put(RAMDISK_SIZE, &layout::field32(initrd.end - initrd.start).to_le_bytes());
     }
     let map = e820(ram);
     for (index, (start, size, kind)) in map.iter().take(E820_MAX_ENTRIES.into()).enumerate() {
@@ -133,7 +124,7 @@ mod tests {
     #[test]
     fn tells_kernel_where_everything_is() {
         let ram = 0..256 << 20;
-        let page = build(&[ram], Some(InitrdRange { start: 0xfff_0000, size: 12_345 }));
+        let page = build(&[ram], Some(0xfff_0000..0xfff_0000 + 12_345));
         assert_eq!(page.len(), 4096);
         assert_eq!(&page[0x202..0x206], b"HdrS");
         assert_eq!(u32_at(&page, RAMDISK_IMAGE), 0xfff_0000);

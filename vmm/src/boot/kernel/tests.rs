@@ -44,11 +44,11 @@ impl Image {
         self
     }
 
-    fn load(&self) -> Result<(LoadedKernel, GuestRam), KernelError> {
+    fn load(&self) -> Result<(LoadedKernel, Ram), KernelError> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&self.bytes).unwrap();
         let layout = RamLayout::new(MEMORY);
-        let ram = GuestRam::map(&layout).unwrap();
+        let ram = Ram::map(&layout).unwrap();
         load(&file, &ram, &layout).map(|kernel| (kernel, ram))
     }
 }
@@ -57,7 +57,7 @@ fn good() -> Image {
     Image::new(0x100_0010, &[(TYPE_LOAD, 0x1000, 0x100_0000, 0x2000, 0x3000)])
 }
 
-fn byte(ram: &GuestRam, address: u64) -> u8 {
+fn byte(ram: &Ram, address: u64) -> u8 {
     ram.memory().read_obj(GuestAddress(address)).unwrap()
 }
 

@@ -1,0 +1,217 @@
+//! The launcher's side of a machine: requests on the channel, answers and events on it.
+//!
+//! The main thread does nothing else. It waits for a request or for something that happened in the
+//! machine, one at a time, so that nothing here needs a lock.
+
+use crate::boot::entry::EntryError;
+use crate::machine::{
+    self, BuildError, Machine, MachineEvent, MachineSpec, SpecError, ThreadHooks, WrongState,
+    with_causes,
+};
+use crate::timeline::Timeline;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+use vmm_api::{
+    Channel, ChannelError, Event, FromVmm, GuestExit, Reply, Request, ToVmm, VmmError, VmmErrorKind,
+};
+
+/// How long the boot processor may take to report from its first instructions: microseconds on
+/// hardware, some 30 ms on an interpreter.
+const ENTRY_DEADLINE: Duration = Duration::from_millis(800);
+
+/// Why the VMM ends.
+#[derive(Debug)]
+pub enum End {
+    /// The launcher is gone or closed the channel: nobody owns the sandbox any more.
+    LauncherGone,
+    /// The guest stopped; the launcher has been told.
+    GuestExited(GuestExit),
+    /// The machine could not be made; the launcher has been told.
+    NotBooted,
+    /// The channel failed.
+    ChannelFailed(ChannelError),
+}
+
+/// Why a request was not fulfilled.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error("the configuration is not possible")]
+    Spec(#[source] SpecError),
+    #[error("the machine could not be built")]
+    Build(#[source] BuildError),
+    #[error("the machine did not start")]
+    Entry(#[source] EntryError),
+    #[error("the guest stopped at once: {0}")]
+    StoppedAtOnce(String),
+    #[error("the request is not possible now")]
+    State(#[source] WrongState),
+    #[error("the machine is not booted yet; Boot comes first")]
+    NotBooted,
+    #[error("the machine is booted already; Boot comes once")]
+    BootedAlready,
+}
+
+impl RequestError {
+    fn kind(&self) -> VmmErrorKind {
+        match self {
+            Self::Spec(_) => VmmErrorKind::InvalidConfig,
+            Self::Build(error) => error.kind(),
+            Self::Entry(_) | Self::StoppedAtOnce(_) => VmmErrorKind::Kvm,
+            Self::State(_) | Self::NotBooted | Self::BootedAlready => VmmErrorKind::WrongState,
+        }
+    }
+
+    fn to_api(&self) -> VmmError {
+        VmmError { kind: self.kind(), message: with_causes(self) }
+    }
+}
+
+/// What a process does between knowing its machine and building it: giving up what it does not
+/// need.
+pub trait Confinement {
+    /// Called once, before anything of the guest's is touched.
+    ///
+    /// # Errors
+    /// What the host refused; the machine is not built.
+    fn enter(&mut self) -> Result<ThreadHooks, VmmError>;
+}
+
+/// Serves one launcher until the end, from the first request on. `start_ns` is when the process
+/// began.
+pub fn serve(channel: &Channel, start_ns: u64) -> End {
+    match boot(channel, start_ns) {
+        Ok(machine) => run(channel, &machine).unwrap_or_else(channel_end),
+        Err(end) => end,
+    }
+}
+
+/// Waits for [`Request::Boot`] and fulfils it.
+fn boot(channel: &Channel, start_ns: u64) -> Result<Machine, End> {
+    loop {
+        let (ToVmm { id, request }, fds) = channel.receive().map_err(channel_end)?;
+        let Request::Boot(config) = request else {
+            reply(channel, id, Err(RequestError::NotBooted)).map_err(channel_end)?;
+            continue;
+        };
+        let mut timeline = Timeline::starting_at(start_ns);
+        timeline.step("configuration");
+        let started = MachineSpec::new(*config, fds)
+            .map_err(RequestError::Spec)
+            .and_then(|spec| start(spec, &mut timeline));
+        return match started {
+            Ok(machine) => {
+                let timeline = timeline.into_spans();
+                reply(channel, id, Ok(Reply::Booted { timeline })).map_err(channel_end)?;
+                Ok(machine)
+            }
+            Err(error) => {
+                reply(channel, id, Err(error)).map_err(channel_end)?;
+                Err(End::NotBooted)
+            }
+        };
+    }
+}
+
+/// Builds the machine and lets it run, up to the report from its first instructions.
+fn start(spec: MachineSpec, timeline: &mut Timeline) -> Result<Machine, RequestError> {
+    let hooks = ThreadHooks::default();
+    let machine = machine::build(spec, &hooks, timeline).map_err(RequestError::Build)?;
+    machine.resume().map_err(RequestError::State)?;
+    match machine.events().wait(ENTRY_DEADLINE) {
+        Some(MachineEvent::Entered { start_ns, end_ns }) => {
+            timeline.step("first guest instructions");
+            timeline.span("entry stub", start_ns, end_ns);
+            Ok(machine)
+        }
+        Some(MachineEvent::NotEntered(error)) => Err(RequestError::Entry(error)),
+        Some(other) => Err(RequestError::StoppedAtOnce(format!("{other:?}"))),
+        None => Err(RequestError::Entry(EntryError::Hangs { deadline: ENTRY_DEADLINE })),
+    }
+}
+
+/// Serves requests and reports events until one of them is the end.
+fn run(channel: &Channel, machine: &Machine) -> Result<End, ChannelError> {
+    loop {
+        let ready = wait(channel.as_fd(), machine.events().wake());
+        if ready.event {
+            machine.events().clear_wake();
+            while let Some(event) = machine.events().next() {
+                if let Some(end) = report(channel, event)? {
+                    return Ok(end);
+                }
+            }
+        }
+        if ready.request {
+            let (ToVmm { id, request }, fds) = channel.receive()?;
+            reply(channel, id, fulfil(machine, request, fds))?;
+        }
+    }
+}
+
+struct Ready {
+    request: bool,
+    event: bool,
+}
+
+fn wait(channel: BorrowedFd<'_>, events: BorrowedFd<'_>) -> Ready {
+    let mut fds = [
+        PollFd::from_borrowed_fd(channel, PollFlags::IN),
+        PollFd::from_borrowed_fd(events, PollFlags::IN),
+    ];
+    match poll(&mut fds, None) {
+        // EINTR is the only other error that two open descriptors can give: look again.
+        Err(Errno::INTR) => Ready { request: false, event: false },
+        _ => {
+            let [request, event] = fds.map(|fd| !fd.revents().is_empty());
+            Ready { request, event }
+        }
+    }
+}
+
+/// Tells the launcher of an event, and whether it was the last.
+fn report(channel: &Channel, event: MachineEvent) -> Result<Option<End>, ChannelError> {
+    let (event, end) = match event {
+        MachineEvent::Exited(exit) => {
+            (Event::GuestExited(exit.clone()), Some(End::GuestExited(exit)))
+        }
+        MachineEvent::DeviceFailed { device, reason } => {
+            (Event::DeviceFailed { device, reason }, None)
+        }
+        // Awaited by `start`; a machine enters once.
+        MachineEvent::Entered { .. } | MachineEvent::NotEntered(_) => return Ok(None),
+    };
+    channel.send(&FromVmm::Event(event), &[])?;
+    Ok(end)
+}
+
+fn fulfil(machine: &Machine, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, RequestError> {
+    let done = |()| Reply::Done;
+    match request {
+        Request::Boot(_) => Err(RequestError::BootedAlready),
+        Request::Pause => machine.pause().map(done).map_err(RequestError::State),
+        Request::Resume => machine.resume().map(done).map_err(RequestError::State),
+        Request::Stats => Ok(Reply::Stats(machine.stats())),
+        _ => {
+            drop(fds);
+            Err(RequestError::BootedAlready)
+        }
+    }
+}
+
+fn reply(
+    channel: &Channel,
+    id: u64,
+    result: Result<Reply, RequestError>,
+) -> Result<(), ChannelError> {
+    let result = result.map_err(|error| error.to_api());
+    channel.send(&FromVmm::Reply { id, result }, &[])
+}
+
+fn channel_end(error: ChannelError) -> End {
+    match error {
+        ChannelError::Closed => End::LauncherGone,
+        other => End::ChannelFailed(other),
+    }
+}

@@ -1,0 +1,391 @@
+//! What a machine shall be, checked: every number within its bounds, every descriptor in its place.
+
+use crate::arch::layout::{DEVICE_IRQS, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use vmm_api::{
+    BalloonConfig, CachePolicy, DiskConfig, FdSlot, FsConfig, MachineConfig, RateLimit,
+    ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig,
+};
+
+/// Bytes of a sandbox's name: what fits in a log line.
+const MAX_NAME: usize = 255;
+/// Bytes of a file system's tag (VIRTIO 1.2 §5.11.4).
+const MAX_TAG: usize = 36;
+/// Request queues of a file system; beyond the number of virtual CPUs they are of no use.
+const MAX_FS_QUEUES: u8 = MAX_VCPUS;
+/// Bytes of a share's name (NAME_MAX).
+const MAX_SHARE_NAME: usize = 255;
+/// Bytes of a disk's serial number (VIRTIO 1.2 §5.2.6).
+const MAX_SERIAL: usize = 20;
+/// Context ids below are the hypervisor's, the host's and reserved (VIRTIO 1.2 §5.10.4).
+const MIN_GUEST_CID: u32 = 3;
+
+/// Why a configuration makes no machine.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Launcher and VMM are of different builds.
+    #[error(
+        "the configuration has version {found}, this VMM knows {VERSION}; install both from one build"
+    )]
+    Version {
+        /// The configuration's.
+        found: u32,
+    },
+    /// A text is too long, empty, or has control characters.
+    #[error("{what} has {bytes} bytes, where 1 to {max} printable ones are possible")]
+    Text {
+        /// Which text.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// Greatest length.
+        max: usize,
+    },
+    /// Too little or too much memory.
+    #[error(
+        "{mib} MiB of memory are not possible: at least {MIN_MEMORY_MIB} MiB, at most {MAX_MEMORY_MIB} MiB"
+    )]
+    Memory {
+        /// What was asked for.
+        mib: u32,
+    },
+    /// No or too many virtual CPUs.
+    #[error("{count} virtual CPUs are not possible: at least 1, at most {MAX_VCPUS}")]
+    Vcpus {
+        /// What was asked for.
+        count: u8,
+    },
+    /// A descriptor that did not come.
+    #[error("{what} is descriptor {slot} of the message, which has {count}")]
+    NoSuchFd {
+        /// What the descriptor is for.
+        what: &'static str,
+        /// Its slot.
+        slot: u16,
+        /// How many there were.
+        count: usize,
+    },
+    /// A descriptor for two things.
+    #[error("{what} is descriptor {slot} of the message, which was named before")]
+    FdUsedTwice {
+        /// The second thing.
+        what: &'static str,
+        /// Its slot.
+        slot: u16,
+    },
+    /// A descriptor for nothing.
+    #[error("{count} descriptors came with the message and were not named in it")]
+    UnusedFds {
+        /// How many.
+        count: usize,
+    },
+    /// An image that is no file.
+    #[error("{what} is not a regular file")]
+    NotAFile {
+        /// Which.
+        what: &'static str,
+    },
+    /// A reserved context id.
+    #[error("the guest's vsock context id {cid} is reserved; use {MIN_GUEST_CID} or more")]
+    GuestCid {
+        /// What was asked for.
+        cid: u32,
+    },
+    /// No or too many file system queues.
+    #[error(
+        "{count} request queues of the file system are not possible: at least 1, at most {MAX_FS_QUEUES}"
+    )]
+    FsQueues {
+        /// What was asked for.
+        count: u8,
+    },
+    /// A name that cannot be a directory entry.
+    #[error(
+        "the share name {name:?} is not possible: 1 to {MAX_SHARE_NAME} bytes without `/`, not `.` or `..`"
+    )]
+    ShareName {
+        /// The name.
+        name: String,
+    },
+    /// Two shares of one name.
+    #[error("there are two shares named {name:?}")]
+    ShareNameTwice {
+        /// The name.
+        name: String,
+    },
+    /// A rate at which nothing ever passes.
+    #[error(
+        "a rate limit with a burst of {burst} and {per_second} per second lets nothing pass; both must be at least 1"
+    )]
+    RateLimit {
+        /// Tokens that can be saved up.
+        burst: u64,
+        /// Tokens added each second.
+        per_second: u64,
+    },
+    /// More devices than interrupts.
+    #[error("{count} virtio devices are not possible: at most {MAX_DEVICES}; use fewer disks")]
+    TooManyDevices {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// One interrupt each.
+const MAX_DEVICES: usize = (*DEVICE_IRQS.end() - *DEVICE_IRQS.start() + 1) as usize;
+
+/// A machine that can be built.
+#[derive(Debug)]
+pub struct MachineSpec {
+    /// For log lines and thread names.
+    pub name: String,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// Number of virtual CPUs.
+    pub vcpus: u8,
+    /// `/dev/kvm`.
+    pub kvm: OwnedFd,
+    /// The kernel image.
+    pub kernel: File,
+    /// The initial RAM file system.
+    pub initrd: Option<File>,
+    /// Command line without devices.
+    pub cmdline: String,
+    /// Its devices.
+    pub devices: DeviceSpecs,
+}
+
+/// The devices of a machine.
+#[derive(Debug)]
+pub struct DeviceSpecs {
+    /// Kernel messages.
+    pub console: ConsoleSpec,
+    /// The guest's context id, if it has a vsock device.
+    pub vsock: Option<u32>,
+    /// The shared file system, if any.
+    pub fs: Option<FsSpec>,
+    /// Disks in the guest's order.
+    pub disks: Vec<DiskSpec>,
+    /// Whether there is an entropy device.
+    pub rng: bool,
+    /// The balloon, if any.
+    pub balloon: Option<BalloonConfig>,
+}
+
+/// Where kernel messages go.
+#[derive(Debug)]
+pub struct ConsoleSpec {
+    /// The log.
+    pub log: OwnedFd,
+    /// Bytes after which output is dropped.
+    pub max_bytes: u64,
+}
+
+/// A shared file system.
+#[derive(Debug)]
+pub struct FsSpec {
+    /// Its tag.
+    pub tag: String,
+    /// Number of request queues.
+    pub queues: u8,
+    /// Its shares.
+    pub shares: Vec<ShareSpec>,
+}
+
+/// A share.
+#[derive(Debug)]
+pub struct ShareSpec {
+    /// Its name in the root.
+    pub name: String,
+    /// The directory or file.
+    pub root: OwnedFd,
+    /// Which of them.
+    pub kind: ShareKind,
+    /// Whether modifications are refused.
+    pub read_only: bool,
+    /// How long the guest may keep what it read.
+    pub cache: CachePolicy,
+}
+
+/// A disk.
+#[derive(Debug)]
+pub struct DiskSpec {
+    /// The raw image.
+    pub image: OwnedFd,
+    /// Whether it is offered read-only.
+    pub read_only: bool,
+    /// Its serial number.
+    pub serial: String,
+    /// Limits.
+    pub rate_limit: Option<RateLimit>,
+}
+
+impl MachineSpec {
+    /// Checks a configuration and takes the descriptors that came with it, all of them.
+    ///
+    /// # Errors
+    /// [`SpecError`] names the first thing that is wrong.
+    pub fn new(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<Self, SpecError> {
+        if config.version != VERSION {
+            return Err(SpecError::Version { found: config.version });
+        }
+        check_text("the sandbox's name", &config.name, MAX_NAME)?;
+        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&config.memory_mib) {
+            return Err(SpecError::Memory { mib: config.memory_mib });
+        }
+        if !(1..=MAX_VCPUS).contains(&config.vcpus) {
+            return Err(SpecError::Vcpus { count: config.vcpus });
+        }
+        let mut fds = Fds::new(fds);
+        let spec = Self {
+            name: config.name,
+            memory: u64::from(config.memory_mib) << 20,
+            vcpus: config.vcpus,
+            kvm: fds.take("/dev/kvm", config.kvm)?,
+            kernel: fds.take_file("the kernel image", config.boot.kernel)?,
+            initrd: config.boot.initrd.map(|slot| fds.take_file("the initrd", slot)).transpose()?,
+            cmdline: config.boot.cmdline,
+            devices: DeviceSpecs {
+                console: ConsoleSpec {
+                    log: fds.take("the console log", config.console.log)?,
+                    max_bytes: config.console.max_bytes,
+                },
+                vsock: config.vsock.map(|vsock| guest_cid(&vsock)).transpose()?,
+                fs: config.fs.map(|fs| FsSpec::new(fs, &mut fds)).transpose()?,
+                disks: config
+                    .disks
+                    .into_iter()
+                    .map(|disk| DiskSpec::new(disk, &mut fds))
+                    .collect::<Result<_, _>>()?,
+                rng: config.rng,
+                balloon: config.balloon,
+            },
+        };
+        fds.all_used()?;
+        spec.devices.check_count()?;
+        Ok(spec)
+    }
+}
+
+impl DeviceSpecs {
+    fn check_count(&self) -> Result<(), SpecError> {
+        let Self { console: _, vsock, fs, disks, rng, balloon } = self;
+        let count = disks.len()
+            + [vsock.is_some(), fs.is_some(), *rng, balloon.is_some()]
+                .map(usize::from)
+                .iter()
+                .sum::<usize>();
+        if count > MAX_DEVICES { Err(SpecError::TooManyDevices { count }) } else { Ok(()) }
+    }
+}
+
+impl FsSpec {
+    fn new(config: FsConfig, fds: &mut Fds) -> Result<Self, SpecError> {
+        check_text("the file system's tag", &config.tag, MAX_TAG)?;
+        if !(1..=MAX_FS_QUEUES).contains(&config.queues) {
+            return Err(SpecError::FsQueues { count: config.queues });
+        }
+        let mut shares: Vec<ShareSpec> = Vec::with_capacity(config.shares.len());
+        for share in config.shares {
+            let share = ShareSpec::take(share, fds)?;
+            if shares.iter().any(|other| other.name == share.name) {
+                return Err(SpecError::ShareNameTwice { name: share.name });
+            }
+            shares.push(share);
+        }
+        Ok(Self { tag: config.tag, queues: config.queues, shares })
+    }
+}
+
+impl ShareSpec {
+    /// Checks a share that is added to a running machine, with the descriptors that came with it.
+    ///
+    /// # Errors
+    /// [`SpecError`].
+    pub fn new(config: ShareConfig, fds: Vec<OwnedFd>) -> Result<Self, SpecError> {
+        let mut fds = Fds::new(fds);
+        let share = Self::take(config, &mut fds)?;
+        fds.all_used()?;
+        Ok(share)
+    }
+
+    fn take(config: ShareConfig, fds: &mut Fds) -> Result<Self, SpecError> {
+        let ShareConfig { name, root, kind, read_only, cache } = config;
+        let possible = (1..=MAX_SHARE_NAME).contains(&name.len())
+            && !name.contains(['/', '\0'])
+            && name != "."
+            && name != "..";
+        if !possible {
+            return Err(SpecError::ShareName { name });
+        }
+        Ok(Self { name, root: fds.take("the root of a share", root)?, kind, read_only, cache })
+    }
+}
+
+impl DiskSpec {
+    fn new(config: DiskConfig, fds: &mut Fds) -> Result<Self, SpecError> {
+        let DiskConfig { image, read_only, serial, rate_limit } = config;
+        if !serial.is_empty() {
+            check_text("a disk's serial number", &serial, MAX_SERIAL)?;
+        }
+        let RateLimit { bytes, operations } = rate_limit.unwrap_or_default();
+        for TokenBucket { burst, per_second } in bytes.into_iter().chain(operations) {
+            if burst == 0 || per_second == 0 {
+                return Err(SpecError::RateLimit { burst, per_second });
+            }
+        }
+        Ok(Self { image: fds.take("a disk's image", image)?, read_only, serial, rate_limit })
+    }
+}
+
+fn guest_cid(config: &VsockConfig) -> Result<u32, SpecError> {
+    match config.guest_cid {
+        // The all-ones value is "any" (vsock(7)).
+        cid @ (..MIN_GUEST_CID | u32::MAX) => Err(SpecError::GuestCid { cid }),
+        cid => Ok(cid),
+    }
+}
+
+fn check_text(what: &'static str, text: &str, max: usize) -> Result<(), SpecError> {
+    let bytes = text.len();
+    if (1..=max).contains(&bytes) && !text.chars().any(char::is_control) {
+        Ok(())
+    } else {
+        Err(SpecError::Text { what, bytes, max })
+    }
+}
+
+/// The descriptors of one message, each to be taken once.
+struct Fds(Vec<Option<OwnedFd>>);
+
+impl Fds {
+    fn new(fds: Vec<OwnedFd>) -> Self {
+        Self(fds.into_iter().map(Some).collect())
+    }
+
+    fn take(&mut self, what: &'static str, FdSlot(slot): FdSlot) -> Result<OwnedFd, SpecError> {
+        let count = self.0.len();
+        let fd =
+            self.0.get_mut(usize::from(slot)).ok_or(SpecError::NoSuchFd { what, slot, count })?;
+        fd.take().ok_or(SpecError::FdUsedTwice { what, slot })
+    }
+
+    fn take_file(&mut self, what: &'static str, slot: FdSlot) -> Result<File, SpecError> {
+        let file = File::from(self.take(what, slot)?);
+        match file.metadata() {
+            Ok(metadata) if metadata.is_file() => Ok(file),
+            _ => Err(SpecError::NotAFile { what }),
+        }
+    }
+
+    fn all_used(self) -> Result<(), SpecError> {
+        match self.0.iter().flatten().count() {
+            0 => Ok(()),
+            count => Err(SpecError::UnusedFds { count }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
