@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -102,6 +103,8 @@ pub struct EventLoop {
     thread: Mutex<Option<JoinHandle<()>>>,
     name: String,
     hook: Option<ThreadHook>,
+    /// False only in tests.
+    threaded: AtomicBool,
 }
 
 struct Shared {
@@ -145,6 +148,7 @@ impl EventLoop {
             thread: Mutex::new(None),
             name: name.into(),
             hook,
+            threaded: AtomicBool::new(true),
         }))
     }
 
@@ -174,7 +178,36 @@ impl EventLoop {
         Ok(handle)
     }
 
+    /// A loop that has no thread: a test or fuzz target runs its events with [`Self::turn`].
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn unthreaded() -> io::Result<Arc<Self>> {
+        let event_loop = Self::new("", None)?;
+        event_loop.threaded.store(false, Ordering::Relaxed);
+        Ok(event_loop)
+    }
+
+    /// Runs the events that are there, on this thread, until there are none or `limit` calls to
+    /// the kernel have brought some. For a loop made with [`Self::unthreaded`].
+    #[cfg(any(test, feature = "testing"))]
+    pub fn turn(&self, limit: usize) {
+        let mut events = [EpollEvent::default(); EVENTS_PER_WAIT];
+        for _ in 0..limit {
+            match self.shared.epoll.wait(0, &mut events) {
+                Ok(count) if count > 0 => {
+                    events.iter().take(count).for_each(|event| dispatch(&self.shared, event));
+                }
+                _ => return,
+            }
+        }
+    }
+
     fn start_thread(&self) -> io::Result<()> {
+        if !self.threaded.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let mut thread = lock(&self.thread);
         if thread.is_none() {
             let shared = self.shared.clone();
@@ -215,14 +248,18 @@ fn run(shared: &Shared) {
             if event.data() == EXIT {
                 return;
             }
-            let [s3, s2, s1, s0, t3, t2, t1, t0] = event.data().to_be_bytes();
-            let slot = u32::from_be_bytes([s3, s2, s1, s0]);
-            let token = u32::from_be_bytes([t3, t2, t1, t0]);
-            let place = lock(&shared.slots).by_number.get(&slot).cloned();
-            if let Some(place) = place {
-                place.dispatch(&shared.epoll, token, event.event_set());
-            }
+            dispatch(shared, event);
         }
+    }
+}
+
+fn dispatch(shared: &Shared, event: &EpollEvent) {
+    let [s3, s2, s1, s0, t3, t2, t1, t0] = event.data().to_be_bytes();
+    let slot = u32::from_be_bytes([s3, s2, s1, s0]);
+    let token = u32::from_be_bytes([t3, t2, t1, t0]);
+    let place = lock(&shared.slots).by_number.get(&slot).cloned();
+    if let Some(place) = place {
+        place.dispatch(&shared.epoll, token, event.event_set());
     }
 }
 

@@ -35,6 +35,7 @@ pub mod bus;
 pub mod event_loop;
 pub mod fault;
 pub mod interrupt;
+mod iovec;
 pub mod legacy;
 pub mod memory;
 mod random;

@@ -6,12 +6,14 @@
 //! side), `worker.rs` (owns the queues), `request.rs` (parsing, pure), `state.rs` (saved form).
 
 mod device;
+pub mod fs;
 pub mod queue;
 pub mod rng;
 mod signal;
 pub mod spec;
 pub mod state;
 pub mod transport;
+pub mod vsock;
 
 pub use device::{ActivateError, Activation, VirtioDevice, read_config_bytes};
 pub use queue::{Chain, QueueFailed, Reader, ShortChain, Virtqueue, Writer};

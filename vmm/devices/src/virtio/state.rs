@@ -7,6 +7,9 @@
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState};
 
+use super::fs::FsState;
+use super::vsock::VsockState;
+
 /// The version of everything in this module and of the devices' states.
 pub const STATE_VERSION: u16 = 1;
 
@@ -117,4 +120,8 @@ pub struct TransportState {
 pub enum DeviceState {
     /// A device with no state of its own.
     Stateless,
+    /// The file system device.
+    Fs(FsState),
+    /// The socket device.
+    Vsock(VsockState),
 }
