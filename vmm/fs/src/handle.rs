@@ -8,6 +8,9 @@ use rustix::io::Errno;
 
 use crate::inode::Inode;
 
+/// The position of a directory's descriptor is not known: the next READDIR has to seek.
+pub(crate) const UNKNOWN_POSITION: u64 = u64::MAX;
+
 /// What a handle was opened as.
 #[derive(Debug)]
 pub(crate) enum HandleKind {
@@ -121,6 +124,24 @@ impl HandleTable {
     pub(crate) fn clear(&self) {
         let gone = std::mem::take(&mut self.lock().open);
         drop(gone);
+    }
+
+    /// The number of the next handle, and all handles in the order of their numbers.
+    pub(crate) fn all(&self) -> (u64, Vec<(u64, Arc<Handle>)>) {
+        let handles = self.lock();
+        let mut all: Vec<_> = handles.open.iter().map(|(id, h)| (*id, Arc::clone(h))).collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        (handles.next_id, all)
+    }
+
+    /// Puts a saved handle back under its number.
+    pub(crate) fn restore(&self, id: u64, handle: Handle) {
+        self.lock().open.insert(id, Arc::new(handle));
+    }
+
+    /// Goes on with the numbers of a saved table.
+    pub(crate) fn set_next(&self, next: u64) {
+        self.lock().next_id = next.max(1);
     }
 
     /// Handles held.

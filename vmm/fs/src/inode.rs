@@ -51,6 +51,16 @@ pub(crate) struct Inode {
 }
 
 impl Inode {
+    pub(crate) fn new(
+        id: u64,
+        share: Arc<ActiveShare>,
+        key: Key,
+        fd: OwnedFd,
+        kind: FileType,
+    ) -> Self {
+        Self { id, share, key, fd, kind, stamp: AtomicU64::new(0) }
+    }
+
     /// The `O_PATH` descriptor.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -142,8 +152,7 @@ impl InodeTable {
         }
         let id = tables.next_id;
         tables.next_id = id.saturating_add(1);
-        let share = Arc::clone(share);
-        let inode = Arc::new(Inode { id, share, key, fd, kind, stamp: AtomicU64::new(0) });
+        let inode = Arc::new(Inode::new(id, Arc::clone(share), key, fd, kind));
         tables.nodes.insert(id, Node { inode: Arc::clone(&inode), lookups: 1 });
         tables.ids.insert(key, id);
         Ok(inode)
@@ -159,9 +168,10 @@ impl InodeTable {
             if node.lookups != 0 {
                 return;
             }
+            let node_key = node.inode.key;
             let gone = tables.nodes.remove(&id);
-            if let Some(node) = &gone {
-                tables.ids.remove(&node.inode.key);
+            if tables.ids.get(&node_key).is_some_and(|known| *known == id) {
+                tables.ids.remove(&node_key);
             }
             gone
         };
@@ -190,6 +200,28 @@ impl InodeTable {
             std::mem::take(&mut tables.nodes)
         };
         drop(gone);
+    }
+
+    /// The id of the next inode, and all inodes with their lookups in the order of their ids.
+    pub(crate) fn all(&self) -> (u64, Vec<(Arc<Inode>, u64)>) {
+        let tables = self.lock();
+        let nodes = tables.nodes.values();
+        let mut all: Vec<_> = nodes.map(|n| (Arc::clone(&n.inode), n.lookups)).collect();
+        all.sort_unstable_by_key(|(inode, _)| inode.id);
+        (tables.next_id, all)
+    }
+
+    /// Puts a saved inode back under its id. Where two ids have become one file, later lookups
+    /// give the first.
+    pub(crate) fn restore(&self, inode: Inode, lookups: u64) {
+        let tables = &mut *self.lock();
+        tables.ids.entry(inode.key).or_insert(inode.id);
+        tables.nodes.insert(inode.id, Node { inode: Arc::new(inode), lookups });
+    }
+
+    /// Goes on with the ids of a saved table.
+    pub(crate) fn set_next(&self, next: u64) {
+        self.lock().next_id = next.max(ROOT_ID + 1);
     }
 
     /// Inodes held.

@@ -45,6 +45,7 @@ mod ops;
 mod server;
 mod session;
 mod share;
+pub mod state;
 mod sys;
 pub mod wire;
 mod worker;

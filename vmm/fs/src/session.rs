@@ -91,6 +91,13 @@ impl Session {
         Ok((Some(session), out))
     }
 
+    /// True if [`Self::negotiate`] could have given this session.
+    pub(crate) fn is_possible(self) -> bool {
+        self.features & !WANTED == 0
+            && self.features & REQUIRED == REQUIRED
+            && (MIN_KERNEL_MINOR_VERSION..=KERNEL_MINOR_VERSION).contains(&self.minor)
+    }
+
     pub(crate) fn has(self, feature: u64) -> bool {
         self.features & feature != 0
     }

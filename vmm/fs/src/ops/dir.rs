@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
 use super::lookup::table_full;
-use crate::handle::{Handle, HandleKind};
+use crate::handle::{Handle, HandleKind, UNKNOWN_POSITION};
 use crate::limits::MAX_DIR_REPLY;
 use crate::namecheck::Name;
 use crate::share::CachePolicy;
@@ -18,8 +18,6 @@ use crate::wire::{
 };
 use crate::worker::{Outcome, Worker};
 
-/// The descriptor's position is not known: the next READDIR has to seek.
-const UNKNOWN: u64 = u64::MAX;
 /// Most bytes of the host's entries that one READDIR reads, and the least, which holds at least
 /// one entry with the longest name.
 const HOST_ENTRIES: std::ops::RangeInclusive<usize> = 512..=16 << 10;
@@ -79,7 +77,7 @@ impl Worker {
             seek(handle.fd(), SeekFrom::Start(args.offset))?;
         }
         // Until the entries are in the reply, the descriptor is ahead of the guest.
-        *position = UNKNOWN;
+        *position = UNKNOWN_POSITION;
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); host_budget(size, plus)];
         let mut entries = RawDir::new(handle.fd(), &mut buffer);
         let mut last = args.offset;

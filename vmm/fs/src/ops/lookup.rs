@@ -16,7 +16,7 @@ use crate::wire::{ATTR_SUBMOUNT, EntryOut, InHeader, ROOT_ID, init_flag};
 use crate::worker::{Outcome, Worker};
 
 /// How every name is opened: one component, nothing followed, nothing left.
-pub(super) const BENEATH: ResolveFlags =
+pub(crate) const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_SYMLINKS);
 
 impl Worker {
@@ -139,7 +139,7 @@ pub(super) fn table_full(errno: Errno) -> Errno {
 
 /// openat2(2) gives EAGAIN if a rename anywhere on the host kept it from being sure that it stayed
 /// beneath; a few attempts are enough, and their number is bounded.
-pub(super) fn retry_race<T>(mut attempt: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+pub(crate) fn retry_race<T>(mut attempt: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     const ATTEMPTS: usize = 32;
     for _ in 1..ATTEMPTS {
         match attempt() {

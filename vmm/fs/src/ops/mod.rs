@@ -9,12 +9,15 @@ mod namespace;
 mod open;
 mod xattr;
 
+pub(crate) use lookup::{BENEATH, retry_race};
+pub(crate) use open::host_flags;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags, openat, statx};
 use rustix::io::Errno;
 use rustix::path::DecInt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::buffers::Chain;
 use crate::inode::Inode;
@@ -164,6 +167,6 @@ fn check_writable(share: &ActiveShare) -> Result<(), Errno> {
 }
 
 /// The status of an open file or of an `O_PATH` descriptor.
-fn status(fd: impl AsFd) -> Result<Statx, Errno> {
+pub(crate) fn status(fd: impl AsFd) -> Result<Statx, Errno> {
     statx(fd, c"", AtFlags::EMPTY_PATH, STATUS)
 }

@@ -114,7 +114,7 @@ impl Worker {
 /// The flags of a host open for the guest's: access mode, truncation and access time. The rest is
 /// the guest kernel's matter (`O_DIRECT`, `O_NOFOLLOW`) or comes with each write (`O_APPEND`,
 /// `O_SYNC`).
-pub(super) fn host_flags(guest: u32) -> Result<OFlags, Errno> {
+pub(crate) fn host_flags(guest: u32) -> Result<OFlags, Errno> {
     let guest = OFlags::from_bits_retain(guest);
     let mode = guest & OFlags::ACCMODE;
     if mode == OFlags::ACCMODE {

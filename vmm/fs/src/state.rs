@@ -1,0 +1,295 @@
+//! The saved form of a server: what a clone needs to go on where its template stopped.
+//!
+//! Descriptors cannot be saved; each inode is saved as its share and its path in it, and opened
+//! again. A file that has no path any more (unlinked and still open, made without a name, moved out
+//! of the share) or that is not there when the state comes back is lost: the guest gets ESTALE for
+//! it, and EBADF for its handles. [`Lost`] counts them.
+//!
+//! Saved values are distrusted: a state that contradicts itself is refused, and paths are opened
+//! beneath their share without following links, like everything else.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Mode, OFlags, openat, openat2, readlinkat};
+use rustix::io::Errno;
+use rustix::path::DecInt;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::handle::{Handle, HandleKind, UNKNOWN_POSITION};
+use crate::inode::{Inode, Key};
+use crate::ops::{BENEATH, host_flags, retry_race, status};
+use crate::server::{Server, ServerConfig, ServerError};
+use crate::session::Session;
+use crate::share::ActiveShare;
+use crate::wire::ROOT_ID;
+
+/// Version of [`ServerState`]; it goes up with every change of the types in this module.
+pub const STATE_VERSION: u16 = 1;
+
+/// A server without its configuration, which the one that restores it brings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerState {
+    /// [`STATE_VERSION`] of the writer.
+    pub version: u16,
+    /// What was agreed with the guest, if FUSE_INIT has happened.
+    pub session: Option<Session>,
+    /// The node id that the next inode gets.
+    pub next_inode: u64,
+    /// The number that the next handle gets.
+    pub next_handle: u64,
+    /// All inodes that the guest holds.
+    pub inodes: Vec<InodeState>,
+    /// All files and directories that the guest has open.
+    pub handles: Vec<HandleState>,
+}
+
+/// An inode that the guest holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InodeState {
+    /// Its node id.
+    pub id: u64,
+    /// Name of its share.
+    pub share: String,
+    /// Its path in the share, empty for the root; none if it had none.
+    pub path: Option<Vec<u8>>,
+    /// Lookups that the guest has not forgotten.
+    pub lookups: u64,
+    /// Its type, as the upper four bits of a 16-bit mode.
+    pub kind: u8,
+}
+
+/// An open file or directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandleState {
+    /// Its number.
+    pub id: u64,
+    /// Node id of what is open.
+    pub inode: u64,
+    /// The guest's open flags.
+    pub flags: u32,
+}
+
+/// What could not be opened again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Inodes that are ESTALE for the guest.
+    pub inodes: usize,
+    /// Handles that are EBADF for the guest.
+    pub handles: usize,
+}
+
+/// Why a state is refused.
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    /// Another version of this software wrote it.
+    #[error("the saved file server has version {found}, this one reads {STATE_VERSION}")]
+    Version {
+        /// The state's version.
+        found: u16,
+    },
+    /// The session could not have been agreed on.
+    #[error("the saved session (protocol 7.{}, features {:#x}) is none of this server", .0.minor, .0.features)]
+    Session(Session),
+    /// An id appears twice, or is one that will be given out again.
+    #[error("the saved {what} {id} is reserved, appears twice or is not below the next, {next}")]
+    Id {
+        /// "inode" or "handle".
+        what: &'static str,
+        /// The id.
+        id: u64,
+        /// The next id in the state.
+        next: u64,
+    },
+    /// A handle refers to an inode that is not in the state.
+    #[error("the saved handle {handle} is of inode {inode}, which is not saved")]
+    NoInode {
+        /// The handle's number.
+        handle: u64,
+        /// The node id.
+        inode: u64,
+    },
+    /// More than the configuration allows.
+    #[error("the saved state holds {inodes} inodes and {handles} handles, more than allowed")]
+    Limits {
+        /// Inodes in the state.
+        inodes: usize,
+        /// Handles in the state.
+        handles: usize,
+    },
+    /// The configuration makes no server.
+    #[error("the file server for a saved state cannot be made")]
+    Server(#[from] ServerError),
+}
+
+impl Server {
+    /// The state of this server. No request may run meanwhile.
+    #[must_use]
+    pub fn save(&self) -> ServerState {
+        let (next_inode, inodes) = self.inodes.all();
+        let (next_handle, handles) = self.handles.all();
+        let mut roots = HashMap::new();
+        let inodes = inodes.into_iter().map(|(inode, lookups)| InodeState {
+            id: inode.id,
+            share: inode.share.name.clone(),
+            path: self.path_in_share(&inode, &mut roots),
+            lookups,
+            kind: kind_to_u8(inode.kind),
+        });
+        let handles = handles.into_iter().map(|(id, handle)| HandleState {
+            id,
+            inode: handle.inode.id,
+            flags: handle.flags,
+        });
+        ServerState {
+            version: STATE_VERSION,
+            session: self.session(),
+            next_inode,
+            next_handle,
+            inodes: inodes.collect(),
+            handles: handles.collect(),
+        }
+    }
+
+    /// The path of an inode in its share, if one leads to it. The kernel's own word for a path may
+    /// be out of date or refer to another root, so it counts only if it opens the same file.
+    fn path_in_share(
+        &self,
+        inode: &Inode,
+        roots: &mut HashMap<u32, Option<Vec<u8>>>,
+    ) -> Option<Vec<u8>> {
+        let root = roots
+            .entry(inode.share.id)
+            .or_insert_with(|| self.host_path(inode.share.root()))
+            .as_ref()?;
+        let path = self.host_path(inode.fd())?;
+        let rest = path.strip_prefix(root.as_slice())?;
+        let relative = rest.strip_prefix(b"/").unwrap_or(rest);
+        let fd = self.open_in_share(&inode.share, relative).ok()?;
+        let key = Key::new(&inode.share, &status(fd).ok()?).ok()?;
+        (key == inode.key).then(|| relative.to_vec())
+    }
+
+    fn host_path(&self, fd: BorrowedFd<'_>) -> Option<Vec<u8>> {
+        let name = DecInt::from_fd(fd);
+        let path = readlinkat(self.proc_self_fd(), name.as_c_str(), Vec::new()).ok()?;
+        // The root of a file system is "/", and a prefix of all paths there without its slash.
+        let bytes = path.into_bytes();
+        Some(bytes.strip_suffix(b"/").map(<[u8]>::to_vec).unwrap_or(bytes))
+    }
+
+    fn open_in_share(&self, share: &ActiveShare, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        if path.is_empty() {
+            let name = DecInt::from_fd(share.root());
+            return openat(self.proc_self_fd(), name.as_c_str(), flags, Mode::empty());
+        }
+        let flags = flags | OFlags::NOFOLLOW;
+        retry_race(|| openat2(share.root(), path, flags, Mode::empty(), BENEATH))
+    }
+
+    /// Makes a server that goes on from `state`, with the shares of `config` found by their names.
+    ///
+    /// # Errors
+    /// [`RestoreError`] says how the state contradicts itself or the configuration.
+    pub fn restore(
+        config: ServerConfig,
+        state: &ServerState,
+    ) -> Result<(Arc<Self>, Lost), RestoreError> {
+        check(state, &config)?;
+        let server = Self::new(config)?;
+        let mut lost = Lost::default();
+        for saved in &state.inodes {
+            if server.restore_inode(saved).is_err() {
+                lost.inodes = lost.inodes.saturating_add(1);
+            }
+        }
+        for saved in &state.handles {
+            if server.restore_handle(saved).is_err() {
+                lost.handles = lost.handles.saturating_add(1);
+            }
+        }
+        server.inodes.set_next(state.next_inode);
+        server.handles.set_next(state.next_handle);
+        server.set_session(state.session);
+        Ok((server, lost))
+    }
+
+    fn restore_inode(&self, saved: &InodeState) -> Result<(), Errno> {
+        let share = self.share(saved.share.as_bytes())?;
+        let path = saved.path.as_deref().ok_or(Errno::NOENT)?;
+        let fd = self.open_in_share(&share, path)?;
+        let status = status(&fd)?;
+        let kind = FileType::from_raw_mode(u32::from(status.stx_mode));
+        if kind_to_u8(kind) != saved.kind {
+            return Err(Errno::STALE);
+        }
+        let key = Key::new(&share, &status)?;
+        self.inodes.restore(Inode::new(saved.id, share, key, fd, kind), saved.lookups);
+        Ok(())
+    }
+
+    fn restore_handle(&self, saved: &HandleState) -> Result<(), Errno> {
+        let inode = self.inodes.get(saved.inode)?;
+        let (fd, kind) = match inode.kind {
+            FileType::RegularFile => {
+                // What was truncated when it was opened may hold data again.
+                let flags = host_flags(saved.flags)?.difference(OFlags::TRUNC);
+                if inode.share.read_only && flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
+                    return Err(Errno::ROFS);
+                }
+                let name = DecInt::from_fd(inode.fd());
+                let flags = flags | OFlags::CLOEXEC;
+                let fd = openat(self.proc_self_fd(), name.as_c_str(), flags, Mode::empty())?;
+                (fd, HandleKind::File)
+            }
+            FileType::Directory => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let fd = openat(inode.fd().as_fd(), c".", flags, Mode::empty())?;
+                (fd, HandleKind::Directory { position: UNKNOWN_POSITION.into() })
+            }
+            _ => return Err(Errno::BADF),
+        };
+        self.handles.restore(saved.id, Handle::new(fd, inode, saved.flags, kind));
+        Ok(())
+    }
+}
+
+/// What can be wrong with a state before any file is looked at.
+fn check(state: &ServerState, config: &ServerConfig) -> Result<(), RestoreError> {
+    let ServerState { version, session, next_inode, next_handle, inodes, handles } = state;
+    if *version != STATE_VERSION {
+        return Err(RestoreError::Version { found: *version });
+    }
+    if let Some(session) = session
+        && !session.is_possible()
+    {
+        return Err(RestoreError::Session(*session));
+    }
+    if inodes.len() > config.limits.max_inodes || handles.len() > config.limits.max_handles {
+        let (inodes, handles) = (inodes.len(), handles.len());
+        return Err(RestoreError::Limits { inodes, handles });
+    }
+    let mut nodes = HashSet::new();
+    for inode in inodes {
+        if inode.id <= ROOT_ID || inode.id >= *next_inode || !nodes.insert(inode.id) {
+            return Err(RestoreError::Id { what: "inode", id: inode.id, next: *next_inode });
+        }
+    }
+    let mut seen = HashSet::new();
+    for handle in handles {
+        if handle.id == 0 || handle.id >= *next_handle || !seen.insert(handle.id) {
+            return Err(RestoreError::Id { what: "handle", id: handle.id, next: *next_handle });
+        }
+        if !nodes.contains(&handle.inode) {
+            return Err(RestoreError::NoInode { handle: handle.id, inode: handle.inode });
+        }
+    }
+    Ok(())
+}
+
+fn kind_to_u8(kind: FileType) -> u8 {
+    u8::try_from((kind.as_raw_mode() >> 12) & 0xf).unwrap_or_default()
+}
