@@ -36,7 +36,7 @@ fn a_program_that_a_signal_ends_gives_128_and_its_number() {
          int main(int n, char **v) {\n\
              volatile int *nowhere = 0, zero = 0;\n\
              if (!strcmp(v[1], \"segv\")) return *nowhere;\n\
-             if (!strcmp(v[1], \"fpe\")) return 1 / zero;\n\
+             if (!strcmp(v[1], \"fpe\")) return n / zero;\n\
              for (;;) {}\n\
          }\n",
     );
@@ -107,7 +107,8 @@ fn signals_reach_the_container() {
     let script = "for s in TERM USR1 USR2 HUP QUIT; do trap \"echo got $s\" $s; done; \
                   trap 'echo got INT; exit 42' INT; echo ready; while :; do sleep 600 & wait $!; done";
     for runtime in [Runtime::Ringfence, Runtime::Crun] {
-        let running = lab.runtime(runtime, &shared(&lab).script(script), &[]).start();
+        let bundle = shared(&lab).script(script);
+        let running = lab.runtime(runtime, &bundle, &[]).start();
         running.wait_for_stdout("ready");
         for (signal, name) in [
             (Signal::TERM, "TERM"),
