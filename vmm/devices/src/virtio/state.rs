@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState};
 
+use super::blk::BlkState;
 use super::fs::FsState;
 use super::vsock::VsockState;
 
@@ -120,6 +121,8 @@ pub struct TransportState {
 pub enum DeviceState {
     /// A device with no state of its own.
     Stateless,
+    /// The block device.
+    Blk(BlkState),
     /// The file system device.
     Fs(FsState),
     /// The socket device.

@@ -340,7 +340,7 @@ fn loses_nothing_when_the_host_sends_8_mib_and_closes() {
                 bytes.extend(&data);
                 assert!(data.len() + 44 <= usize::try_from(RX_BUFFER).unwrap());
                 peer.read = peer.read.wrapping_add(header.len);
-                if bytes.len() % 7 == 0 {
+                if bytes.len().is_multiple_of(7) {
                     guest.say(&peer, op::CREDIT_UPDATE, 0);
                 }
             }
@@ -455,7 +455,8 @@ fn refuses_when_there_are_too_many_connections() {
 
 #[test]
 fn gives_up_a_queue_when_a_packet_is_cut_short() {
-    let cases: [(usize, &[(u64, u32, bool)], &str); 4] = [
+    type Case<'a> = (usize, &'a [(u64, u32, bool)], &'a str);
+    let cases: [Case<'_>; 4] = [
         (1, &[(0x8000, 43, false)], "no whole header"),
         (1, &[(0x8000, 44, true)], "no whole header"),
         (1, &[(0x8000, 44, false), (0x9000, 1, false)], "announces 2 bytes of data and has 1"),
