@@ -26,7 +26,9 @@ DEADLINE_SECONDS = 1.0
 KVM_GET_API_VERSION = 0xAE00
 KVM_CREATE_VM = 0xAE01
 KVM_GET_VCPU_MMAP_SIZE = 0xAE04
+KVM_GET_SUPPORTED_CPUID = 0xC008AE05
 KVM_CREATE_VCPU = 0xAE41
+KVM_SET_CPUID2 = 0x4008AE90
 KVM_SET_USER_MEMORY_REGION = 0x4020AE46
 KVM_RUN = 0xAE80
 KVM_SET_REGS = 0x4090AE82
@@ -59,6 +61,16 @@ def guest_memory():
 def segment(base, limit, selector, kind, code):
     # struct kvm_segment: base, limit, selector, type, present, dpl, db, s, l, g, avl, unusable.
     return struct.pack("<QIH10B", base, limit, selector, kind, 1, 0, not code, 1, code, 1, 0, 0, 0)
+
+
+def set_cpuid(kvm, vcpu):
+    """All that this KVM supports: without it, a vCPU may have no long mode."""
+    # struct kvm_cpuid2: nent, padding, then entries of 40 bytes.
+    entries = 256
+    cpuid = bytearray(8 + 40 * entries)
+    struct.pack_into("<I", cpuid, 0, entries)
+    fcntl.ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid)
+    fcntl.ioctl(vcpu, KVM_SET_CPUID2, cpuid)
 
 
 def set_long_mode(vcpu):
@@ -104,6 +116,7 @@ def measure():
     fcntl.ioctl(vm, KVM_SET_USER_MEMORY_REGION, region)
     vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
     shared = mmap.mmap(vcpu, fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE))
+    set_cpuid(kvm, vcpu)
     set_long_mode(vcpu)
     started = time.monotonic()
     fcntl.ioctl(vcpu, KVM_RUN, 0)

@@ -100,10 +100,12 @@ def write_initramfs(options, directory, token):
 
 
 def qemu_command(options, directory, initramfs):
+    # One thread for all CPUs: with one each, a CPU can translate code while another writes to it and
+    # keep what it read. The kernel patches its own code whenever a static key flips (a first cpuset,
+    # a first VM), and the lab then died of an int3 that was no longer there.
+    accelerator = ["-accel", "tcg,thread=single,tb-size=1024"]
     if options.clock == "instructions":
-        accelerator = ["-accel", "tcg,thread=single,tb-size=1024", "-icount", "shift=0,sleep=off"]
-    else:
-        accelerator = ["-accel", "tcg,thread=multi,tb-size=1024"]
+        accelerator += ["-icount", "shift=0,sleep=off"]
     command = ["qemu-system-x86_64", "-name", "ringfence-lab", *accelerator]
     command += ["-cpu", "max,+svm", "-smp", str(options.cpus), "-m", str(options.memory)]
     command += ["-nodefaults", "-display", "none", "-no-reboot"]
@@ -553,11 +555,22 @@ def run(options):
     try:
         process = lab.start(options, keep=False)
         return run_command(lab, lab.state(), options)
+    except LabError:
+        keep_logs(lab, options.run_directory)
+        raise
     finally:
         if process:
             process.kill()
             process.wait()
         shutil.rmtree(lab.directory, ignore_errors=True)
+
+
+def keep_logs(lab, run_directory):
+    for name in ("console.log", "qemu.log"):
+        if os.path.exists(lab.path(name)):
+            kept = os.path.join(run_directory, f"last-failed-{name}")
+            shutil.copy(lab.path(name), kept)
+            say(f"kept {kept}")
 
 
 def remove_leftovers(run_directory):
@@ -587,7 +600,17 @@ def status(options):
     return 0
 
 
+def open_standard_streams():
+    """A closed one would give its number to our first socket."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)
+
+
 def main():
+    open_standard_streams()
     parser = argparse.ArgumentParser(prog="lab-client.py")
     parser.add_argument("verb", choices=("run", "up", "down", "status"))
     parser.add_argument("--clock", choices=("wall", "instructions"))

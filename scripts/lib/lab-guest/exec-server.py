@@ -44,7 +44,7 @@ MAX_FRAME = 1024 * 1024
 MAX_QUEUED = 1024 * 1024
 # How long a pipe that outlived its command is watched for more: `cmd > >(tee log)` is complete,
 # a daemon that kept the pipe does not hold the caller.
-DRAIN_SECONDS = 0.5
+DRAIN_SECONDS = 2.0
 PR_SET_CHILD_SUBREAPER = 36
 ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGKILL}
 
