@@ -5,6 +5,7 @@
 //! folder of the same shape: `mod.rs` (exports, queue numbers, feature bits), `device.rs` (config
 //! side), `worker.rs` (owns the queues), `request.rs` (parsing, pure), `state.rs` (saved form).
 
+pub mod balloon;
 pub mod blk;
 mod device;
 pub mod fs;

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState};
 
+use super::balloon::BalloonState;
 use super::blk::BlkState;
 use super::fs::FsState;
 use super::vsock::VsockState;
@@ -121,6 +122,8 @@ pub struct TransportState {
 pub enum DeviceState {
     /// A device with no state of its own.
     Stateless,
+    /// The memory balloon.
+    Balloon(BalloonState),
     /// The block device.
     Blk(BlkState),
     /// The file system device.
