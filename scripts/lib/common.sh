@@ -34,7 +34,10 @@ require_packages() {
     local purpose=$1
     shift
     local missing=() package
+    local seen=" "
     for package in "$@"; do
+        [[ $seen != *" $package "* ]] || continue
+        seen+="$package "
         if [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) != installed ]]; then
             missing+=("$package")
         fi

@@ -1,11 +1,6 @@
 # shellcheck shell=bash
 # Where the lab's image and the test roots are, and making them when they are not there.
-# Sourced after common.sh.
-
-# Needed to make the lab's image and to start a lab from it.
-LAB_HOST_PACKAGES=(qemu-system-x86 e2fsprogs kmod python3 psmisc xz-utils mmdebstrap
-    debian-archive-keyring)
-ROOTS_HOST_PACKAGES=(xz-utils mmdebstrap debian-archive-keyring)
+# Sourced after common.sh and packages.sh.
 
 # lab_image_directory: where the image of this recipe is or will be: disk, vmlinuz, initramfs.
 lab_image_directory() {
@@ -16,7 +11,7 @@ lab_image_directory() {
 
 # ensure_lab_image: makes the image unless it is there.
 ensure_lab_image() {
-    require_packages "the lab (a host with KVM, emulated by QEMU)" "${LAB_HOST_PACKAGES[@]}"
+    require_packages "the lab (a host with KVM, emulated by QEMU)" "${LAB_PACKAGES[@]}"
     local directory
     directory=$(lab_image_directory)
     # A process of its own: errexit would not hold in a function whose status is looked at.
@@ -37,7 +32,7 @@ ensure_roots() {
     local directory
     directory=$(roots_directory)
     [[ ! -e $directory/complete ]] || return 0
-    require_packages "the test roots (Debian file systems)" "${ROOTS_HOST_PACKAGES[@]}"
+    require_packages "the test roots (Debian file systems)" "${ROOTS_PACKAGES[@]}"
     is_root || die "the test roots are made with mmdebstrap as root; run this once as root"
     say "making the test roots, once, about 1 minute (log: $directory.log)"
     (
