@@ -52,7 +52,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// Answers FUSE_INIT. Without a session the answer only names the version to try again with.
+    /// Answers FUSE_INIT. `auto` if a share has [`crate::CachePolicy::Auto`]: AUTO_INVAL_DATA, which
+    /// holds for all shares, has the guest drop what it has cached of a file when it has written to
+    /// it, so it is left out when no share needs it. Without a session the answer only names the version to try again with.
     ///
     /// # Errors
     /// EPROTO for a version or a set of features that this server cannot serve.
@@ -60,6 +62,7 @@ impl Session {
         args: &InitIn,
         flags2: u32,
         limits: &Limits,
+        auto: bool,
     ) -> Result<(Option<Self>, InitOut), Errno> {
         let versions =
             InitOut { major: KERNEL_VERSION, minor: KERNEL_MINOR_VERSION, ..InitOut::default() };
@@ -67,7 +70,8 @@ impl Session {
             return Ok((None, versions));
         }
         let offered = u64::from(args.flags) | (u64::from(flags2) << 32);
-        let features = offered & WANTED;
+        let unused = if auto { 0 } else { init_flag::AUTO_INVAL_DATA };
+        let features = offered & WANTED & !unused;
         if args.major < KERNEL_VERSION
             || args.minor < MIN_KERNEL_MINOR_VERSION
             || features & REQUIRED != REQUIRED
@@ -124,7 +128,7 @@ mod tests {
         features: u64,
     ) -> Result<(Option<Session>, InitOut), Errno> {
         let (args, flags2) = offer(major, minor, features);
-        Session::negotiate(&args, flags2, &Limits::default())
+        Session::negotiate(&args, flags2, &Limits::default(), true)
     }
 
     #[test]
@@ -136,6 +140,13 @@ mod tests {
         assert_eq!(features & (init_flag::WRITEBACK_CACHE | init_flag::HANDLE_KILLPRIV), 0);
         assert_eq!(features & (init_flag::POSIX_LOCKS | init_flag::FLOCK_LOCKS), 0);
         assert_eq!((u64::from(out.flags2) << 32) | u64::from(out.flags), features);
+    }
+
+    #[test]
+    fn leaves_data_alone_when_no_share_changes_on_the_host() {
+        let (args, flags2) = offer(7, 41, u64::MAX);
+        let negotiated = Session::negotiate(&args, flags2, &Limits::default(), false).unwrap();
+        assert_eq!(negotiated.0.unwrap().features, WANTED & !init_flag::AUTO_INVAL_DATA);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::credentials::Credentials;
 use crate::limits::MAX_ARGS;
 use crate::server::Server;
 use crate::session::Session;
+use crate::share::CachePolicy;
 use crate::sys;
 use crate::wire::{InHeader, Operation, OutHeader, WriteIn, opcode, parse};
 
@@ -177,7 +178,8 @@ impl Worker {
     }
 
     fn init(&mut self, args: &crate::wire::InitIn, flags2: u32) -> Result<Outcome, Errno> {
-        let (session, out) = Session::negotiate(args, flags2, &self.server.limits)?;
+        let auto = self.server.shares().iter().any(|share| share.cache == CachePolicy::Auto);
+        let (session, out) = Session::negotiate(args, flags2, &self.server.limits, auto)?;
         // A new session starts with nothing, also if the guest forgot to end the one before.
         self.server.reset();
         self.server.set_session(session);

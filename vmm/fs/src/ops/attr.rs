@@ -38,7 +38,7 @@ impl Worker {
             Some(handle) => status(handle.fd()),
             None => status(inode.fd()),
         }?;
-        Ok(self.attr_out(inode.share.cache, &status))
+        Ok(self.attr_out(self.cache(&inode.share), &status))
     }
 
     /// The handle of a request that names one. It is the same file as the node; asking it rather
@@ -74,7 +74,7 @@ impl Worker {
         let file = self.getattr_handle(args.getattr_flags, args.fh);
         let fd = file.as_ref().map_or_else(|| inode.fd(), |handle| handle.fd());
         let status = statx(fd, c"", AtFlags::EMPTY_PATH, STATX_MASK)?;
-        let timeout = inode.share.cache.timeout();
+        let timeout = self.cache(&inode.share).timeout();
         let out = StatxOut {
             attr_valid: timeout.as_secs(),
             attr_valid_nsec: timeout.subsec_nanos(),
@@ -117,7 +117,7 @@ impl Worker {
             utimensat(inode.fd(), c"", &times, AtFlags::EMPTY_PATH)?;
         }
         let status = status(inode.fd())?;
-        Ok(self.attr_out(inode.share.cache, &status))
+        Ok(self.attr_out(self.cache(&inode.share), &status))
     }
 
     fn truncate(

@@ -34,7 +34,7 @@ impl Worker {
         self.server.handles.check_room()?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = openat(inode.fd(), c".", flags, Mode::empty()).map_err(table_full)?;
-        let open_flags = match inode.share.cache {
+        let open_flags = match self.cache(&inode.share) {
             CachePolicy::Always => fopen::KEEP_CACHE | fopen::CACHE_DIR,
             CachePolicy::None | CachePolicy::Auto => 0,
         };

@@ -31,9 +31,9 @@ impl Worker {
                 Ok(self.body(&out))
             }
             // Node 0 is "there is no such name", and may be believed for a while.
-            Err(Errno::NOENT) if parent.share.cache != CachePolicy::None => {
+            Err(Errno::NOENT) if self.cache(&parent.share) != CachePolicy::None => {
                 let mut out = EntryOut::default();
-                set_entry_valid(&mut out, parent.share.cache.timeout());
+                set_entry_valid(&mut out, self.cache(&parent.share).timeout());
                 Ok(self.body(&out))
             }
             Err(errno) => Err(errno),
@@ -99,7 +99,7 @@ impl Worker {
         if submount && self.session.has(init_flag::SUBMOUNTS) {
             attr.flags |= ATTR_SUBMOUNT;
         }
-        let timeout = inode.share.cache.timeout();
+        let timeout = self.cache(&inode.share).timeout();
         let mut out = EntryOut {
             nodeid: inode.id,
             // Node ids are never used twice, so that one generation is enough.

@@ -21,8 +21,8 @@ use rustix::path::DecInt;
 
 use crate::buffers::Chain;
 use crate::inode::Inode;
-use crate::share::ActiveShare;
-use crate::wire::{InHeader, Operation, ROOT_ID};
+use crate::share::{ActiveShare, CachePolicy};
+use crate::wire::{InHeader, Operation, ROOT_ID, init_flag};
 use crate::worker::{Outcome, Worker};
 
 /// What every status of a file is asked for.
@@ -110,6 +110,17 @@ impl Worker {
             Operation::Removexattr { name } => self.removexattr(header, name),
             // Served before.
             _ => Err(Errno::NOSYS),
+        }
+    }
+
+    /// The policy in force for a share. Without AUTO_INVAL_DATA the guest would keep data of an
+    /// open file that changes on the host, so nothing is kept then; see [`Session`].
+    ///
+    /// [`Session`]: crate::Session
+    fn cache(&self, share: &ActiveShare) -> CachePolicy {
+        match share.cache {
+            CachePolicy::Auto if !self.session.has(init_flag::AUTO_INVAL_DATA) => CachePolicy::None,
+            policy => policy,
         }
     }
 

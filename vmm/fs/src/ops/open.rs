@@ -59,11 +59,9 @@ impl Worker {
             opened => opened,
         }
         .map_err(table_full)?;
-        let open_flags = match inode.share.cache {
+        let open_flags = match self.cache(&inode.share) {
             CachePolicy::Auto => self.open_flags(inode, args.flags, &status(&fd)?),
-            CachePolicy::None | CachePolicy::Always => {
-                self.cache_flags(inode.share.cache, inode.share.flush, args.flags)
-            }
+            CachePolicy::None | CachePolicy::Always => self.cache_flags(inode, args.flags),
         };
         let handle = Handle::new(fd, Arc::clone(inode), args.flags, HandleKind::File);
         Ok(OpenOut { fh: self.server.handles.add(handle)?, open_flags, backing_id: 0 })
@@ -71,15 +69,15 @@ impl Worker {
 
     /// What the guest may keep in its page cache from one open to the next.
     pub(super) fn open_flags(&self, inode: &Inode, flags: u32, status: &Statx) -> u32 {
-        let open_flags = self.cache_flags(inode.share.cache, inode.share.flush, flags);
-        if inode.share.cache == CachePolicy::Auto && unchanged(inode, status) {
+        let open_flags = self.cache_flags(inode, flags);
+        if self.cache(&inode.share) == CachePolicy::Auto && unchanged(inode, status) {
             return open_flags | fopen::KEEP_CACHE;
         }
         open_flags
     }
 
-    fn cache_flags(&self, cache: CachePolicy, flush: bool, flags: u32) -> u32 {
-        let by_policy = match cache {
+    fn cache_flags(&self, inode: &Inode, flags: u32) -> u32 {
+        let by_policy = match self.cache(&inode.share) {
             CachePolicy::Always => fopen::KEEP_CACHE,
             CachePolicy::Auto => 0,
             // Without the feature an uncached file could not be mapped shared; then each open
@@ -92,7 +90,7 @@ impl Worker {
         // Writes reach the host as they are made, mapped pages when they are unmapped: on a local
         // file system close(2) has nothing to add.
         let read_only = flags & OFlags::ACCMODE.bits() == OFlags::RDONLY.bits();
-        by_policy | if read_only || !flush { fopen::NOFLUSH } else { 0 }
+        by_policy | if read_only || !inode.share.flush { fopen::NOFLUSH } else { 0 }
     }
 
     pub(super) fn release(&mut self, args: &ReleaseIn) -> Result<Outcome, Errno> {

@@ -256,13 +256,12 @@ impl Client {
     }
 
     pub(crate) fn write(&mut self, node: u64, fh: u64, offset: u64, data: &[u8]) -> Reply<u32> {
-        self.write_with(node, fh, offset, data, 0, 0)
+        self.write_with((node, fh), offset, data, 0, 0)
     }
 
     pub(crate) fn write_with(
         &mut self,
-        node: u64,
-        fh: u64,
+        (node, fh): (u64, u64),
         offset: u64,
         data: &[u8],
         flags: i32,

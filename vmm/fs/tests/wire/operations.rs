@@ -69,7 +69,7 @@ fn appends_as_the_flags_of_each_write_say() {
     let mut f = Fixture::new();
     let (entry, open) = f.client.create(f.root, "log", RDWR | libc::O_APPEND, 0o644).unwrap();
     f.client.write(entry.nodeid, open.fh, 0, b"one").unwrap();
-    f.client.write_with(entry.nodeid, open.fh, 0, b"two", libc::O_APPEND, 0).unwrap();
+    f.client.write_with((entry.nodeid, open.fh), 0, b"two", libc::O_APPEND, 0).unwrap();
     assert_eq!(f.host("log"), b"onetwo");
     f.client.write(entry.nodeid, open.fh, 0, b"ONE").unwrap();
     assert_eq!(f.host("log"), b"ONEtwo");
@@ -462,7 +462,7 @@ fn refuses_every_change_of_a_read_only_share() {
     let new = c_string("new");
     let pair = [&root.to_le_bytes()[..], &name, &new].concat();
     let link = [&node.to_le_bytes()[..], &new].concat();
-    let xattr = [&[1u32, 0, 0, 0].as_bytes()[..], b"user.x\0", b"1"].concat();
+    let xattr = [[1u32, 0, 0, 0].as_bytes(), b"user.x\0", b"1"].concat();
     let none = [0; 88];
     let with_name = |len: usize| [&vec![0; len][..], &new].concat();
     let allocate = FallocateIn { fh, length: 1, ..FallocateIn::default() };
@@ -645,7 +645,7 @@ fn clears_set_id_bits_only_for_callers_without_the_capability() {
     f.client.write(node, fh, 0, b"x").unwrap();
     assert_eq!(mode(&mut f), 0o6755);
     (f.client.uid, f.client.gid) = (1000, 1000);
-    f.client.write_with(node, fh, 0, b"x", 0, WRITE_KILL_SUIDGID).unwrap();
+    f.client.write_with((node, fh), 0, b"x", 0, WRITE_KILL_SUIDGID).unwrap();
     assert_eq!(mode(&mut f), 0o755);
 
     f.client.setattr(node, &set).unwrap();
