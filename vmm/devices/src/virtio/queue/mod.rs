@@ -11,3 +11,6 @@ mod ring;
 pub use chain::{Chain, ChainError, MAX_DESCRIPTORS};
 pub use cursor::{Reader, ShortChain, Writer};
 pub use ring::{QueueFailed, RingError, Virtqueue};
+
+#[cfg(test)]
+mod tests;

@@ -2,3 +2,6 @@
 
 pub mod mmio;
 mod status;
+
+#[cfg(test)]
+mod tests;
