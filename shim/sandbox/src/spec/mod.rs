@@ -1,0 +1,341 @@
+//! A bundle's config.json to a plan, without touching anything but that file.
+//!
+//! Every property of the OCI runtime specification, versions 1.0 to 1.2, is either carried into
+//! the plan or refused by an error that names its path, its value and what to do. What the
+//! specification does not know is ignored, as it demands, and told as a warning.
+//!
+//! The document is walked as JSON, not deserialized into types: an error can then name the exact
+//! place, and a start does not pay for building what is used once.
+
+mod capabilities;
+mod cpu_list;
+mod default;
+mod device_program;
+mod devices;
+mod error;
+mod hooks;
+mod json;
+mod linux;
+mod mount_options;
+mod mounts;
+mod namespaces;
+mod process;
+mod resources;
+mod seccomp;
+#[cfg(test)]
+mod tests;
+mod vm;
+
+pub use cpu_list::CpuList;
+pub use default::default_config;
+pub use error::SpecError;
+pub use hooks::{Hook, Hooks};
+pub use mounts::SharePlan;
+pub use seccomp::SeccompSpec;
+pub use vm::{HostFacts, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, VmPlan};
+pub(crate) use vm::{check_memory, check_vcpus};
+
+use crate::config::HostConfig;
+use crate::spec::json::{Fields, Node};
+use crate::spec::process::ProcessSpec;
+use agent_protocol::{
+    ContainerPlan, DevicePlan, MountPlan, MountSource, ProcessPlan, RootPlan, SeccompPlan,
+    StdioPlan, WindowSize,
+};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a config.json: ten times the largest environment that Linux takes.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// Name of the share that is the container's root.
+pub const ROOT_SHARE: &str = "root";
+
+/// A bundle whose config.json has been read.
+#[derive(Debug)]
+pub struct Bundle {
+    directory: PathBuf,
+    document: Value,
+}
+
+/// What a command line says beside the bundle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Memory of the machine in MiB.
+    pub memory_mib: Option<u32>,
+    /// Virtual CPUs of the machine.
+    pub vcpus: Option<u32>,
+    /// A terminal, whatever `process.terminal` says.
+    pub terminal: bool,
+}
+
+/// What a bundle means.
+#[derive(Debug)]
+pub struct Plan {
+    /// `ociVersion` of the bundle.
+    pub oci_version: String,
+    /// The bundle's directory, absolute.
+    pub bundle: PathBuf,
+    /// The machine.
+    pub vm: VmPlan,
+    /// Paths of the host that the guest may see; the first is the container's root.
+    pub shares: Vec<SharePlan>,
+    /// The container.
+    pub container: ContainerSpec,
+    /// Programs of the host to run.
+    pub hooks: Hooks,
+    /// The bundle's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// What was ignored, as the specification demands.
+    pub warnings: Vec<String>,
+}
+
+/// A container before its streams are known, its filter is compiled and its shares are opened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerSpec {
+    plan: ContainerPlan,
+    seccomp: Option<SeccompSpec>,
+    terminal: bool,
+    console_size: Option<WindowSize>,
+}
+
+impl Bundle {
+    /// Reads `DIRECTORY/config.json`.
+    ///
+    /// # Errors
+    /// [`SpecError::Bundle`], [`SpecError::Read`], [`SpecError::TooLarge`] or [`SpecError::Json`].
+    pub fn read(directory: &Path) -> Result<Self, SpecError> {
+        let bundle = directory
+            .canonicalize()
+            .map_err(|source| SpecError::Bundle { bundle: directory.to_owned(), source })?;
+        let file = bundle.join("config.json");
+        let read = |source| SpecError::Read { file: file.clone(), source };
+        let mut text = Vec::new();
+        let opened = File::open(&file).map_err(read)?;
+        opened.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text).map_err(read)?;
+        if u64::try_from(text.len()).is_ok_and(|length| length > MAX_CONFIG_BYTES) {
+            return Err(SpecError::TooLarge { file, limit: MAX_CONFIG_BYTES });
+        }
+        let document = serde_json::from_slice(&text)
+            .map_err(|source| SpecError::Json { file: file.clone(), source })?;
+        Ok(Self { directory: bundle, document })
+    }
+
+    /// A bundle in memory.
+    #[must_use]
+    pub fn from_document(directory: PathBuf, document: Value) -> Self {
+        Self { directory, document }
+    }
+
+    /// Makes the plan of a container with this id.
+    ///
+    /// # Errors
+    /// [`SpecError`], which names the property that cannot be fulfilled.
+    pub fn plan(
+        &self,
+        id: &str,
+        overrides: &Overrides,
+        config: &HostConfig,
+        host: HostFacts,
+    ) -> Result<Plan, SpecError> {
+        let mut warnings = Vec::new();
+        let fields = Node::document(&self.document).fields()?;
+        let oci_version = read_version(&fields)?;
+        refuse_platforms(&fields)?;
+        let annotations =
+            fields.get("annotations").map_or(Ok(Vec::new()), |node| node.text_map())?;
+        let linux = fields.require("linux", "the settings of a Linux container")?.fields()?;
+        let mut shares = vec![self.read_root(&fields, &mut warnings)?];
+        let mount_items = fields.items("mounts")?;
+        let mounts = mounts::read(&mount_items, &self.directory, &mut shares, &mut warnings)?;
+        let process = fields.require("process", "what runs in the container")?;
+        let process = process::read(&process, &mut warnings)?;
+        let resources = resources::read(Some(&linux), &mut warnings)?;
+        let vm = vm::plan(fields.fields("vm")?, &annotations, &resources, overrides, config, host)?;
+        let linux = linux::read(&linux, default_devices(&mounts), &mut warnings)?;
+        let hooks = match fields.fields("hooks")? {
+            Some(hooks) => hooks::read(&hooks, &mut warnings)?,
+            None => Hooks::default(),
+        };
+        let (hostname, domainname) = read_names(&fields, linux.namespaces.uts)?;
+        let read_only = shares.first().is_some_and(|root| root.read_only);
+        fields.tell_unknown(&mut warnings);
+        let terminal = process.terminal || overrides.terminal;
+        let console_size = process.console_size;
+        let plan = ContainerPlan {
+            id: id.to_owned(),
+            namespaces: linux.namespaces,
+            hostname,
+            domainname,
+            root: RootPlan {
+                share: ROOT_SHARE.to_owned(),
+                read_only,
+                propagation: linux.propagation,
+            },
+            mounts,
+            devices: linux.devices,
+            masked_paths: linux.masked_paths,
+            readonly_paths: linux.readonly_paths,
+            sysctl: linux.sysctl,
+            cgroup: resources.cgroup,
+            seccomp: None,
+            init: process_plan(process, linux.personality),
+        };
+        Ok(Plan {
+            oci_version,
+            bundle: self.directory.clone(),
+            vm,
+            shares,
+            container: ContainerSpec { plan, seccomp: linux.seccomp, terminal, console_size },
+            hooks,
+            annotations: annotations
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            warnings,
+        })
+    }
+
+    fn read_root(
+        &self,
+        fields: &Fields<'_>,
+        warnings: &mut Vec<String>,
+    ) -> Result<SharePlan, SpecError> {
+        let root = fields.require("root", "the container's root file system")?.fields()?;
+        let path = root.require("path", "the directory of the container's root file system")?;
+        if path.text()?.is_empty() {
+            return Err(path.invalid("the path of the root file system must not be empty"));
+        }
+        let share = SharePlan {
+            name: ROOT_SHARE.to_owned(),
+            path: self.directory.join(path.text()?),
+            read_only: root.boolean("readonly")?,
+            asked_by: path.path().to_owned(),
+        };
+        root.tell_unknown(warnings);
+        Ok(share)
+    }
+}
+
+impl ContainerSpec {
+    /// Id of the container.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.plan.id
+    }
+
+    /// The process gets a terminal.
+    #[must_use]
+    pub fn terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Size of the terminal if the caller has none.
+    #[must_use]
+    pub fn console_size(&self) -> Option<WindowSize> {
+        self.console_size
+    }
+
+    /// The system call filter, to be compiled.
+    #[must_use]
+    pub fn seccomp(&self) -> Option<&SeccompSpec> {
+        self.seccomp.as_ref()
+    }
+
+    /// Mounts in order.
+    #[must_use]
+    pub fn mounts(&self) -> &[MountPlan] {
+        &self.plan.mounts
+    }
+
+    /// The plan for the agent, with the names of the shares that are single files.
+    #[must_use]
+    pub fn finish(
+        self,
+        files: &[String],
+        seccomp: Option<SeccompPlan>,
+        stdio: StdioPlan,
+    ) -> ContainerPlan {
+        let mut plan = self.plan;
+        for mount in &mut plan.mounts {
+            if let MountSource::Share { name, directory, .. } = &mut mount.source {
+                *directory = !files.contains(name);
+            }
+        }
+        plan.seccomp = seccomp;
+        plan.init.stdio = stdio;
+        plan
+    }
+}
+
+/// Any 1.x; what later versions add is refused property by property.
+fn read_version(fields: &Fields<'_>) -> Result<String, SpecError> {
+    let node = fields.require("ociVersion", "the version of the runtime specification, 1.x")?;
+    let version = node.text()?;
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let numbers: Vec<Option<u32>> = core.split('.').map(|part| part.parse().ok()).collect();
+    match numbers.as_slice() {
+        [Some(1), Some(_), Some(_)] => Ok(version.to_owned()),
+        [Some(_), Some(_), Some(_)] => {
+            Err(node.unsupported("write a bundle for version 1.0.0 or a later 1.x"))
+        }
+        _ => Err(node.invalid("a version has the form 1.2.3")),
+    }
+}
+
+/// Sections of other platforms (config.md, Platform-specific configuration).
+fn refuse_platforms(fields: &Fields<'_>) -> Result<(), SpecError> {
+    for name in ["windows", "solaris", "zos", "freebsd"] {
+        fields.refuse(name, "a guest runs Linux; use the linux section")?;
+    }
+    Ok(())
+}
+
+fn read_names(
+    fields: &Fields<'_>,
+    own_uts: bool,
+) -> Result<(Option<String>, Option<String>), SpecError> {
+    /// Bytes that sethostname(2) takes.
+    const MAX: usize = 64;
+    let read = |name| {
+        let Some(node) = fields.get(name).filter(|node| !node.is_blank()) else { return Ok(None) };
+        let text = node.text()?;
+        if text.len() > MAX {
+            return Err(node.invalid(format!("Linux takes at most {MAX} bytes")));
+        }
+        if !own_uts {
+            return Err(node.invalid("it needs a UTS namespace: add {\"type\": \"uts\"}"));
+        }
+        Ok(Some(text.to_owned()))
+    };
+    Ok((read("hostname")?, read("domainname")?))
+}
+
+/// A `/dev` that the bundle binds from the host is taken as it is (runc, crun).
+fn default_devices(mounts: &[MountPlan]) -> Vec<DevicePlan> {
+    let binds_dev = mounts.iter().any(|mount| {
+        mount.destination.trim_end_matches('/') == "/dev"
+            && matches!(mount.source, MountSource::Share { .. })
+    });
+    if binds_dev { Vec::new() } else { devices::defaults() }
+}
+
+fn process_plan(process: ProcessSpec, personality: Option<u64>) -> ProcessPlan {
+    ProcessPlan {
+        args: process.args,
+        env: process.env,
+        cwd: process.cwd,
+        user: process.user,
+        capabilities: process.capabilities,
+        rlimits: process.rlimits,
+        no_new_privileges: process.no_new_privileges,
+        oom_score_adj: process.oom_score_adj,
+        io_priority: process.io_priority,
+        scheduler: process.scheduler,
+        personality,
+        stdio: StdioPlan::default(),
+    }
+}

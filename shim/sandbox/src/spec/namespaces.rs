@@ -1,0 +1,61 @@
+//! `linux.namespaces`: which of the guest's namespaces a container has for itself.
+
+use crate::spec::error::SpecError;
+use crate::spec::json::{Fields, Node};
+use agent_protocol::Namespaces;
+
+/// Reads `linux.namespaces` and the mappings that belong to a user namespace.
+pub(super) fn read(linux: &Fields<'_>) -> Result<Namespaces, SpecError> {
+    let node =
+        linux.require("namespaces", "the list of namespaces; \"mount\" must be among them")?;
+    let mut kinds: Vec<&str> = Vec::new();
+    for item in node.items()? {
+        let kind = read_kind(&item)?;
+        // config-linux.md: duplicate types must be an error.
+        if kinds.contains(&kind) {
+            return Err(item.invalid("this type of namespace is given twice"));
+        }
+        kinds.push(kind);
+    }
+    if !kinds.contains(&"mount") {
+        return Err(node.invalid("a container needs a mount namespace: add {\"type\": \"mount\"}"));
+    }
+    let remedy = "user namespaces are not there yet; remove it, the virtual machine keeps the \
+                  container's root from being the host's";
+    linux.refuse("uidMappings", remedy)?;
+    linux.refuse("gidMappings", remedy)?;
+    let has = |kind| kinds.contains(&kind);
+    Ok(Namespaces {
+        pid: has("pid"),
+        uts: has("uts"),
+        ipc: has("ipc"),
+        cgroup: has("cgroup"),
+        network: has("network"),
+    })
+}
+
+fn read_kind<'v>(item: &Node<'v>) -> Result<&'v str, SpecError> {
+    let fields = item.fields()?;
+    let node = fields.require("type", "the type of a namespace, for example \"pid\"")?;
+    let kind = node.text()?;
+    match kind {
+        "pid" | "network" | "mount" | "ipc" | "uts" | "cgroup" => {}
+        "user" => {
+            return Err(node.unsupported(
+                "user namespaces are not there yet; remove it, the virtual machine keeps the \
+                 container's root from being the host's",
+            ));
+        }
+        "time" => return Err(node.unsupported("remove it; a guest's clock follows the host's")),
+        _ => {
+            return Err(node.invalid(
+                "the types of namespaces are pid, network, mount, ipc, uts, user, cgroup and time",
+            ));
+        }
+    }
+    fields.refuse(
+        "path",
+        "a virtual machine cannot enter a namespace of the host; remove the path for a new one",
+    )?;
+    Ok(kind)
+}

@@ -1,0 +1,272 @@
+//! The virtual machine of a bundle: its kernel and its size.
+
+use crate::config::HostConfig;
+use crate::spec::Overrides;
+use crate::spec::cpu_list::CpuList;
+use crate::spec::error::SpecError;
+use crate::spec::json::{Fields, Node};
+use crate::spec::resources::Resources;
+use std::path::{Path, PathBuf};
+
+/// Least memory of a machine in MiB: the kernel, its page tables, the agent and one small process.
+pub const MIN_MEMORY_MIB: u32 = 48;
+/// Most memory of a machine in MiB (1 TiB).
+pub const MAX_MEMORY_MIB: u32 = 1 << 20;
+/// Most virtual CPUs of a machine.
+pub const MAX_VCPUS: u32 = 32;
+
+/// Memory beside a container's limit, in MiB: kernel, agent, page cache in motion.
+const OVERHEAD_MIB: u64 = 64;
+/// And one part in so many for the kernel's own tables, which grow with memory.
+const TABLES_PART: u64 = 32;
+
+/// Prefix of ringfence's own annotations.
+const ANNOTATION_PREFIX: &str = "dev.ringfence.";
+
+/// What the machine is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmPlan {
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Virtual CPUs.
+    pub vcpus: u8,
+    /// Kernel of the bundle (`vm.kernel.path`), else the host's.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM file system of the bundle (`vm.kernel.initrd`), else the host's.
+    pub initrd: Option<PathBuf>,
+    /// Further kernel parameters (`vm.kernel.parameters`).
+    pub parameters: Vec<String>,
+    /// CPUs of the host on which the machine may run.
+    pub host_cpus: Option<CpuList>,
+}
+
+/// What the host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostFacts {
+    /// CPUs that this process may use.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+}
+
+/// A wish for the machine's size, with the name of who has it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wishes {
+    memory_mib: Option<u32>,
+    vcpus: Option<u32>,
+}
+
+/// Makes the plan of the machine.
+pub(super) fn plan(
+    vm: Option<Fields<'_>>,
+    annotations: &[(&str, &str)],
+    resources: &Resources,
+    overrides: &Overrides,
+    config: &HostConfig,
+    host: HostFacts,
+) -> Result<VmPlan, SpecError> {
+    let wishes = read_annotations(annotations, config)?;
+    if let Some(mib) = overrides.memory_mib {
+        check_memory(mib).map_err(|problem| option("--memory", mib, problem))?;
+    }
+    if let Some(vcpus) = overrides.vcpus {
+        check_vcpus(vcpus).map_err(|problem| option("--vcpus", vcpus, problem))?;
+    }
+    let memory_mib = overrides
+        .memory_mib
+        .or(wishes.memory_mib)
+        .unwrap_or_else(|| memory_for(resources.memory_bytes, config.memory_mib, host));
+    let vcpus = overrides
+        .vcpus
+        .or(wishes.vcpus)
+        .unwrap_or_else(|| vcpus_for(resources, config.vcpus, host));
+    let kernel = read_kernel(vm)?;
+    Ok(VmPlan {
+        memory_mib,
+        vcpus: u8::try_from(vcpus).unwrap_or(1),
+        kernel: kernel.path,
+        initrd: kernel.initrd,
+        parameters: kernel.parameters,
+        host_cpus: resources.host_cpus.clone(),
+    })
+}
+
+fn option(option: &'static str, value: u32, problem: String) -> SpecError {
+    SpecError::Option { option, value: value.to_string(), problem }
+}
+
+/// A memory size that a machine can have.
+pub(crate) fn check_memory(mib: u32) -> Result<(), String> {
+    if (MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&mib) {
+        return Ok(());
+    }
+    Err(format!("a virtual machine has from {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB of memory"))
+}
+
+/// A number of virtual CPUs that a machine can have.
+pub(crate) fn check_vcpus(vcpus: u32) -> Result<(), String> {
+    if (1..=MAX_VCPUS).contains(&vcpus) {
+        return Ok(());
+    }
+    Err(format!("a virtual machine has from 1 to {MAX_VCPUS} virtual CPUs"))
+}
+
+/// The container's limit and what the guest needs beside it; never more than the host has.
+fn memory_for(limit_bytes: Option<u64>, default_mib: u32, host: HostFacts) -> u32 {
+    let most = host.memory_mib.clamp(MIN_MEMORY_MIB, MAX_MEMORY_MIB);
+    match limit_bytes {
+        None => default_mib.min(most),
+        Some(bytes) => {
+            let limit = bytes.div_ceil(1 << 20);
+            let total = limit.saturating_add(limit / TABLES_PART).saturating_add(OVERHEAD_MIB);
+            u32::try_from(total).unwrap_or(u32::MAX).min(most)
+        }
+    }
+}
+
+/// As many as the container may use at once; never more than the host has.
+fn vcpus_for(resources: &Resources, default: u32, host: HostFacts) -> u32 {
+    let quota = resources.cpu_quota.map(|cpus| u32::try_from(cpus).unwrap_or(u32::MAX));
+    let list = resources.host_cpus.as_ref().map(|cpus| u32::try_from(cpus.len()).unwrap_or(1));
+    let wanted = match (quota, list) {
+        (Some(quota), Some(list)) => quota.min(list),
+        (Some(cpus), None) | (None, Some(cpus)) => cpus,
+        (None, None) => default,
+    };
+    wanted.min(host.cpus).clamp(1, MAX_VCPUS)
+}
+
+/// ringfence's own annotations; those of others are ignored (config.md, Annotations).
+fn read_annotations(
+    annotations: &[(&str, &str)],
+    config: &HostConfig,
+) -> Result<Wishes, SpecError> {
+    let mut wishes = Wishes::default();
+    for (name, value) in annotations {
+        let Some(setting) = name.strip_prefix(ANNOTATION_PREFIX) else { continue };
+        let invalid = |problem: String| SpecError::Invalid {
+            path: format!("annotations[{name:?}]"),
+            value: format!("{value:?}"),
+            problem,
+        };
+        let number =
+            || value.parse::<u32>().map_err(|_| invalid("it must be a whole number".to_owned()));
+        match setting {
+            "memory_mib" | "vcpus" if !config.allowed_annotations.iter().any(|a| a == setting) => {
+                return Err(invalid(format!(
+                    "the host's configuration does not allow it; add {setting:?} to \
+                     allowed_annotations there"
+                )));
+            }
+            "memory_mib" => {
+                check_memory(number()?).map_err(invalid)?;
+                wishes.memory_mib = Some(number()?);
+            }
+            "vcpus" => {
+                check_vcpus(number()?).map_err(invalid)?;
+                wishes.vcpus = Some(number()?);
+            }
+            _ => {
+                return Err(invalid(format!(
+                    "ringfence's annotations are {ANNOTATION_PREFIX}memory_mib and \
+                     {ANNOTATION_PREFIX}vcpus"
+                )));
+            }
+        }
+    }
+    Ok(wishes)
+}
+
+#[derive(Default)]
+struct Kernel {
+    path: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    parameters: Vec<String>,
+}
+
+/// `vm` (config-vm.md).
+fn read_kernel(vm: Option<Fields<'_>>) -> Result<Kernel, SpecError> {
+    let Some(vm) = vm else { return Ok(Kernel::default()) };
+    vm.refuse("hypervisor", "the hypervisor is ringfence-vmm; remove it")?;
+    vm.refuse("image", "a root image is not there yet; use root.path")?;
+    let Some(kernel) = vm.fields("kernel")? else { return Ok(Kernel::default()) };
+    let path = kernel.require("path", "the kernel to start, an absolute path on the host")?;
+    let parameters = match kernel.get("parameters") {
+        None => Vec::new(),
+        Some(node) => read_parameters(&node)?,
+    };
+    Ok(Kernel {
+        path: Some(absolute(&path)?),
+        initrd: kernel.get("initrd").map(|node| absolute(&node)).transpose()?,
+        parameters,
+    })
+}
+
+fn absolute(node: &Node<'_>) -> Result<PathBuf, SpecError> {
+    let path = Path::new(node.text()?);
+    if path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    Err(node.invalid("it must be an absolute path on the host"))
+}
+
+/// Words of the kernel's command line.
+fn read_parameters(node: &Node<'_>) -> Result<Vec<String>, SpecError> {
+    let parameters = node.texts()?;
+    let printable = |text: &&str| text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    if let Some(parameter) = parameters.iter().find(|text| !printable(text)) {
+        return Err(node.invalid(format!("{parameter:?} holds a character that is no ASCII")));
+    }
+    Ok(parameters.into_iter().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: HostFacts = HostFacts { cpus: 8, memory_mib: 16_384 };
+
+    fn limits(memory_bytes: Option<u64>, cpu_quota: Option<u64>) -> Resources {
+        Resources { memory_bytes, cpu_quota, ..Resources::default() }
+    }
+
+    #[test]
+    fn memory_is_the_limit_and_what_the_guest_needs() {
+        assert_eq!(memory_for(Some(256 << 20), 2048, HOST), 256 + 8 + 64);
+        assert_eq!(memory_for(Some(4 << 20), 2048, HOST), 68);
+        assert_eq!(memory_for(None, 2048, HOST), 2048);
+        assert_eq!(memory_for(Some(u64::MAX), 2048, HOST), 16_384);
+        let small = HostFacts { cpus: 1, memory_mib: 512 };
+        assert_eq!(memory_for(None, 2048, small), 512);
+    }
+
+    #[test]
+    fn vcpus_are_what_the_container_may_use_at_once() {
+        assert_eq!(vcpus_for(&limits(None, None), 2, HOST), 2);
+        assert_eq!(vcpus_for(&limits(None, Some(3)), 2, HOST), 3);
+        assert_eq!(vcpus_for(&limits(None, Some(64)), 2, HOST), 8);
+        let pinned = Resources { host_cpus: Some(vec![4, 5]), ..limits(None, Some(3)) };
+        assert_eq!(vcpus_for(&pinned, 1, HOST), 2);
+    }
+
+    #[test]
+    fn annotations_are_taken_only_if_the_host_allows_them() {
+        let mut config = HostConfig::default();
+        let read = |config: &HostConfig, name, value| {
+            read_annotations(&[(name, value)], config).map(|wishes| wishes.memory_mib)
+        };
+        assert_eq!(read(&config, "dev.ringfence.memory_mib", "512").unwrap(), Some(512));
+        assert_eq!(read(&config, "com.example.memory_mib", "x").unwrap(), None);
+        for (name, value) in [
+            ("dev.ringfence.memory_mib", "1"),
+            ("dev.ringfence.memory_mib", "1G"),
+            ("dev.ringfence.vcpus", "33"),
+            ("dev.ringfence.kernel", "/x"),
+        ] {
+            let error = read(&config, name, value).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(value), "{error}");
+        }
+        config.allowed_annotations.clear();
+        assert!(read(&config, "dev.ringfence.memory_mib", "512").is_err());
+    }
+}
