@@ -54,10 +54,10 @@ fn zlib_builds_and_passes_its_tests_with_the_same_outcome_as_with_crun() {
     let (bundle, our_source, our_output) = bundle_for(&lab, "ringfence");
     let options = ["--memory", "1024", "--vcpus", "2"];
     let run = lab.runtime(Runtime::Ringfence, &bundle, &options);
-    let ringfence = run.deadline(Duration::from_secs(400)).run();
+    let ringfence = run.deadline(Duration::from_secs(600)).run();
     ringfence.expect_code(0);
     let (bundle, their_source, their_output) = bundle_for(&lab, "crun");
-    let crun = lab.crun(&bundle).deadline(Duration::from_secs(400)).run();
+    let crun = lab.crun(&bundle).deadline(Duration::from_secs(600)).run();
     crun.expect_code(0);
     assert!(results(&ringfence).len() >= 3, "{ringfence}");
     assert_eq!(results(&ringfence), results(&crun));

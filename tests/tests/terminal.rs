@@ -39,7 +39,8 @@ fn typing_resizing_and_interrupting_work_as_with_crun() {
         running.finish().expect_code(9);
         // A terminal that is left raw is a broken shell for the user.
         assert_eq!(format!("{:?}", terminal.settings()), before);
-        screens.push(terminal.shown());
+        // The terminal shows ^C when it likes: before or after what the signal led to.
+        screens.push(terminal.shown().replace("^C", ""));
     }
     assert!(screens[0].contains("<eras ok>\r\n"), "{}", screens[0]);
     // crun sets the size after the program has started, so that there the first look may be early.

@@ -14,7 +14,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 const UNFINISHED: &[(&str, &str)] = &[("TO", "DO"), ("FIX", "ME"), ("XX", "X:")];
 
 /// Text files under version control, or about to be, with their content.
-fn text_files() -> Vec<(String, String)> {
+pub(crate) fn text_files() -> Vec<(String, String)> {
     let output = Command::new("git")
         .args(["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others"])
         .arg("--exclude-standard")
