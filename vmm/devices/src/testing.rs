@@ -280,6 +280,18 @@ impl Driver {
         Self { memory, transport, line, faults, queues: Vec::new(), heap: HEAP }
     }
 
+    /// A driver of the same device in the same memory that has the whole heap to itself again.
+    pub fn restarted(old: &Self) -> Self {
+        Self {
+            memory: old.memory.clone(),
+            transport: old.transport.clone(),
+            line: old.line.clone(),
+            faults: old.faults.clone(),
+            queues: Vec::new(),
+            heap: HEAP,
+        }
+    }
+
     /// Goes through the initialization of §3.1.1 with `wanted` of the offered features, and
     /// VERSION_1, and makes all queues ready at their largest size but at most `size`.
     pub fn start(&mut self, wanted: u64, size: u16) {
@@ -324,7 +336,10 @@ impl Driver {
 
     /// Makes rings for the selected queue and tells the device.
     pub fn set_up_queue(&mut self, size: u16) {
-        let base = self.allocate(DriverQueue::bytes(size));
+        let bytes = DriverQueue::bytes(size);
+        let base = self.allocate(bytes);
+        let zeros = vec![0; usize::try_from(bytes).expect("rings are small")];
+        self.memory.write_slice(&zeros, GuestAddress(base)).expect("the heap is in memory");
         let queue = DriverQueue::new(self.memory.clone(), base, size);
         self.write(0x38, u32::from(size));
         for (register, address) in [(0x80, queue.table), (0x90, queue.avail), (0xa0, queue.used)] {

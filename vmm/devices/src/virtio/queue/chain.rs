@@ -148,8 +148,7 @@ impl<'m> Chain<'m> {
             return Err(ChainError::EmptyBuffer { index });
         }
         let outside = || ChainError::BufferOutsideMemory { address: address.raw_value(), len };
-        let end = address.checked_add(u64::from(len)).ok_or_else(outside)?;
-        debug_assert!(end > address);
+        address.checked_add(u64::from(len)).ok_or_else(outside)?;
         for slice in memory.get_slices(address, usize::try_from(len).map_err(|_| outside())?) {
             self.slices.push(slice.map_err(|_| outside())?);
         }

@@ -18,7 +18,7 @@
 //! # Memory
 //! Bytes go from guest memory to the socket and back without a copy. Only what a socket does not
 //! take at once is kept, per connection and never more than the credit given to the guest
-//! ([`MAX_CREDIT`]); a guest that sends more is reset. A host reader that stops therefore blocks
+//! (256 KiB or less); a guest that sends more is reset. A host reader that stops therefore blocks
 //! its own connection and no other.
 
 mod connection;

@@ -12,20 +12,20 @@ pub(super) const TYPE_STREAM: u16 = 1;
 
 /// What a packet is for (§5.10.6, `op`).
 pub(super) mod op {
-    pub(in super::super) const REQUEST: u16 = 1;
-    pub(in super::super) const RESPONSE: u16 = 2;
-    pub(in super::super) const RST: u16 = 3;
-    pub(in super::super) const SHUTDOWN: u16 = 4;
-    pub(in super::super) const RW: u16 = 5;
-    pub(in super::super) const CREDIT_UPDATE: u16 = 6;
-    pub(in super::super) const CREDIT_REQUEST: u16 = 7;
+    pub(crate) const REQUEST: u16 = 1;
+    pub(crate) const RESPONSE: u16 = 2;
+    pub(crate) const RST: u16 = 3;
+    pub(crate) const SHUTDOWN: u16 = 4;
+    pub(crate) const RW: u16 = 5;
+    pub(crate) const CREDIT_UPDATE: u16 = 6;
+    pub(crate) const CREDIT_REQUEST: u16 = 7;
 }
 
 /// Flags of SHUTDOWN (§5.10.6.5): what the sender will not do any more.
 pub(super) mod shutdown {
-    pub(in super::super) const RECEIVE: u32 = 1;
-    pub(in super::super) const SEND: u32 = 2;
-    pub(in super::super) const BOTH: u32 = RECEIVE | SEND;
+    pub(crate) const RECEIVE: u32 = 1;
+    pub(crate) const SEND: u32 = 2;
+    pub(crate) const BOTH: u32 = RECEIVE | SEND;
 }
 
 /// A packet header as values.
