@@ -1,0 +1,128 @@
+"""start.py [--json]: how long `ringfence run` of /bin/true takes, and crun on the same bundle.
+
+How it is measured
+  On the lab's instruction clock: 1 ns for each instruction that host, VMM and guest execute
+  together, idle time skipped (docs/lab.md). A figure is the time from before the program is started
+  (posix_spawn) to its end (waitpid), with its streams on /dev/null: the whole of what a caller
+  waits for. Both runtimes are run WARM_UP times, which fills the page cache, then measured RUNS
+  times in turn; the middle one counts, the least and the most stand beside it.
+  The phases come from runs of their own with --trace, TRACED of them, since writing the trace is
+  not part of a start: each phase lasts from the end of the one before to the mark that it is named
+  after. Their marks are on the same clock as this program's, so that the first phase begins with
+  the start of the process, the last ends with its end, and together they are the whole run.
+"""
+
+import json
+import os
+import sys
+import time
+
+from bundle import MEMORY_MIB, VCPUS, Bundle, crun, fail, middle, require, ringfence, rounded, say
+
+WARM_UP = 3
+RUNS = 7
+TRACED = 5
+
+
+def run(arguments):
+    """Runs the program; when it began and ended, in nanoseconds."""
+    program = find(arguments[0])
+    null = os.open(os.devnull, os.O_RDWR)
+    streams = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1, 2)]
+    began = time.monotonic_ns()
+    pid = os.posix_spawn(program, arguments, os.environ, file_actions=streams)
+    _, status = os.waitpid(pid, 0)
+    ended = time.monotonic_ns()
+    os.close(null)
+    if status != 0:
+        fail(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
+    return began, ended
+
+
+def find(program):
+    for directory in os.environ["PATH"].split(":"):
+        path = os.path.join(directory, program)
+        if os.access(path, os.X_OK):
+            return path
+    fail(f"{program} is not on the PATH")
+
+
+# Instant events of the trace, in their order, and the phase that each ends.
+MARKS = {
+    "vmm up": "launcher, until the VMM is up",
+    "kernel entry": "kernel entry",
+    "agent ready": "kernel's boot, until the agent is ready",
+    "container runs": "container's first instruction",
+    "exit reported": "exit reported",
+}
+LAST = "everything gone"
+
+
+def phases(bundle, name):
+    """Milliseconds of each phase of one traced run, by its name."""
+    trace = os.path.join(bundle, "trace.json")
+    began, ended = run(ringfence(bundle, name, "--trace", trace))
+    with open(trace) as file:
+        events = json.load(file)
+    if isinstance(events, dict):
+        events = events["traceEvents"]
+    marks = {event["name"]: event["ts"] * 1000 for event in events if event["ph"] == "i"}
+    found, before = {}, began
+    for mark, phase in MARKS.items():
+        if mark not in marks:
+            fail(f"the trace has no mark {mark!r}; it has {', '.join(marks) or 'none'}")
+        found[phase] = (marks[mark] - before) / 1e6
+        before = marks[mark]
+    found[LAST] = (ended - before) / 1e6
+    if min(found.values()) < 0:
+        fail(f"the marks of the trace are out of order: {found}")
+    return found
+
+
+def measure():
+    with Bundle(["/bin/true"]) as bundle:
+        runtimes = {"ringfence": ringfence, "crun": crun}
+        times = {name: [] for name in runtimes}
+        for number in range(WARM_UP + RUNS):
+            say(f"run {number + 1} of {WARM_UP + RUNS}")
+            for name, command in runtimes.items():
+                began, ended = run(command(bundle, f"bench-{number}"))
+                if number >= WARM_UP:
+                    times[name].append((ended - began) / 1e6)
+        say(f"{TRACED} runs with a trace")
+        traced = [phases(bundle, f"bench-traced-{number}") for number in range(TRACED)]
+    return times, {name: middle(run[name] for run in traced) for name in traced[0]}
+
+
+def table(times, parts):
+    print(
+        f"Start of /bin/true: busybox root, {VCPUS} vCPU, {MEMORY_MIB} MiB, warm, instruction "
+        f"clock\nms, middle of {RUNS} runs (least to most)"
+    )
+    whole = {name: middle(values) for name, values in times.items()}
+    for name, values in times.items():
+        spread = f"({min(values):.1f} to {max(values):.1f})"
+        print(f"{name + ' run':42}{whole[name]:9.1f}  {spread}")
+    print(f"{'ringfence : crun':42}{whole['ringfence'] / whole['crun']:9.1f}")
+    print(f"phases of ringfence run, middle of {TRACED} runs with a trace")
+    for name, value in parts.items():
+        print(f"  {name:40}{value:9.1f}")
+
+
+def main():
+    require()
+    times, parts = measure()
+    if "--json" in sys.argv[1:]:
+        result = {
+            "unit": "ms",
+            "clock": "instructions",
+            "ringfence_run_true": rounded(middle(times["ringfence"])),
+            "crun_run_true": rounded(middle(times["crun"])),
+            "phases": {name: rounded(value) for name, value in parts.items()},
+        }
+        print(json.dumps(result))
+    else:
+        table(times, parts)
+
+
+main()
