@@ -62,11 +62,15 @@ impl Worker {
         sync(&*self.server.handles.directory(args.fh)?, args)
     }
 
-    pub(super) fn fallocate(&mut self, args: &FallocateIn) -> Result<Outcome, Errno> {
+    pub(super) fn fallocate(
+        &mut self,
+        header: &InHeader,
+        args: &FallocateIn,
+    ) -> Result<Outcome, Errno> {
         let handle = self.server.handles.file(args.fh)?;
         check_writable(&handle.inode.share)?;
         let mode = FallocateFlags::from_bits(args.mode).ok_or(Errno::OPNOTSUPP)?;
-        self.credentials.clear_set_id_bits(false)?;
+        self.set_id_bits_for(header, is_ordinary(header))?;
         fallocate(handle.fd(), mode, args.offset, args.length)?;
         Ok(Outcome::Body)
     }
@@ -83,14 +87,18 @@ impl Worker {
         Ok(self.body(&LseekOut { offset }))
     }
 
-    pub(super) fn copy_file_range(&mut self, args: &CopyFileRangeIn) -> Result<Outcome, Errno> {
+    pub(super) fn copy_file_range(
+        &mut self,
+        header: &InHeader,
+        args: &CopyFileRangeIn,
+    ) -> Result<Outcome, Errno> {
         if args.flags != 0 {
             return Err(Errno::INVAL);
         }
         let from = self.server.handles.file(args.fh_in)?;
         let to = self.server.handles.file(args.fh_out)?;
         check_writable(&to.inode.share)?;
-        self.credentials.clear_set_id_bits(false)?;
+        self.set_id_bits_for(header, is_ordinary(header))?;
         let (mut off_in, mut off_out) = (args.off_in, args.off_out);
         let len = usize::try_from(args.len.min(MAX_COPY)).map_err(|_| Errno::INVAL)?;
         let copied =
@@ -143,6 +151,12 @@ impl Worker {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether set-id bits are to be cleared by a request that changes data without saying so, as
+/// FALLOCATE and COPY_FILE_RANGE do: a guess by the user, where WRITE and SETATTR have a flag.
+fn is_ordinary(header: &InHeader) -> bool {
+    header.uid != 0
 }
 
 fn sync(handle: &Handle, args: &FsyncIn) -> Result<Outcome, Errno> {
