@@ -50,9 +50,21 @@ fn everything_that_containers_use_is_there() {
         .script(script)
         .edit(|config| {
             let all = json!([
-                "CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_MKNOD", "CAP_SYS_PTRACE",
-                "CAP_SYS_RESOURCE", "CAP_DAC_OVERRIDE", "CAP_IPC_LOCK", "CAP_SYS_RAWIO", "CAP_BPF",
-                "CAP_SYS_BOOT", "CAP_PERFMON", "CAP_SETUID", "CAP_SETGID", "CAP_CHOWN",
+                "CAP_SYS_ADMIN",
+                "CAP_NET_ADMIN",
+                "CAP_NET_RAW",
+                "CAP_MKNOD",
+                "CAP_SYS_PTRACE",
+                "CAP_SYS_RESOURCE",
+                "CAP_DAC_OVERRIDE",
+                "CAP_IPC_LOCK",
+                "CAP_SYS_RAWIO",
+                "CAP_BPF",
+                "CAP_SYS_BOOT",
+                "CAP_PERFMON",
+                "CAP_SETUID",
+                "CAP_SETGID",
+                "CAP_CHOWN",
             ]);
             for set in ["bounding", "permitted", "effective"] {
                 config["process"]["capabilities"][set] = all.clone();
