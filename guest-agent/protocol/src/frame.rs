@@ -1,5 +1,8 @@
 //! Frames: a length of four bytes, little-endian, then so many bytes of postcard.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Bytes before the payload of a frame.
@@ -88,6 +91,7 @@ mod tests {
     use super::*;
     use crate::{Event, ExitStatus, GuestMessage, HostMessage, MAX_GUEST_FRAME, Request};
     use proptest::prelude::*;
+    use std::prelude::v1::*;
 
     #[test]
     fn a_message_comes_back_from_its_frame() {

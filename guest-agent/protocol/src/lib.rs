@@ -13,7 +13,15 @@
 //! Neither side trusts the other's sizes: [`MAX_HOST_FRAME`] and [`MAX_GUEST_FRAME`] bound a frame
 //! before it is read.
 
+//!
+//! It needs an allocator and no standard library, as the agent.
+
+#![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 mod frame;
 mod message;

@@ -1,5 +1,8 @@
 //! Requests of the host, replies and events of the guest.
 
+use alloc::boxed::Box;
+use alloc::string::String;
+
 use crate::plan::{ContainerPlan, ProcessPlan, WindowSize};
 use serde::{Deserialize, Serialize};
 

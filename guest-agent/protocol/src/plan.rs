@@ -1,6 +1,9 @@
 //! Plans: what the host has made of a bundle's config.json, resolved to what the guest's kernel is
 //! asked for. Flags are the numbers of Linux on the guest's architecture.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
 /// A container.

@@ -1,0 +1,223 @@
+//! What a child does between clone and execve: it builds the container around itself, or joins
+//! one, and becomes its process. The order is that of the runtime spec and of the kernel; each
+//! step has its own error, which goes back through the channel.
+#![expect(unsafe_code, reason = "closes the agent's descriptors")]
+
+use super::channel::{ChildEnd, Executed};
+use super::program;
+use super::{credentials, devices, mounts, namespaces, rootfs, terminal};
+use crate::failure::{Outcome, failed, of_kind};
+use crate::sys;
+use agent_protocol::{ContainerPlan, ErrorKind, Namespaces, ProcessPlan, SeccompPlan};
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+
+/// A child's ends of the pipes for its standard streams; the agent's /dev/null where there is none.
+pub(crate) type Streams = [Option<OwnedFd>; 3];
+
+/// What a further process joins.
+pub(super) struct Joined<'a> {
+    /// Pid descriptor of the container's first process.
+    pub(super) init: BorrowedFd<'a>,
+    pub(super) namespaces: Namespaces,
+    pub(super) seccomp: Option<&'a SeccompPlan>,
+}
+
+/// In the child of a clone: becomes a container's first process. Does not return.
+pub(super) fn become_init(plan: &ContainerPlan, streams: Streams, channel: ChildEnd) -> ! {
+    close_others(&streams, &channel, None);
+    let error = match build(plan, streams, &channel) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    channel.fail(error);
+    sys::exit(1)
+}
+
+/// In the child of a clone: becomes a further process. Does not return.
+pub(super) fn become_process(
+    plan: &ProcessPlan,
+    joined: &Joined<'_>,
+    streams: Streams,
+    channel: ChildEnd,
+) -> ! {
+    close_others(&streams, &channel, Some(joined.init));
+    let error = match join(plan, joined, streams, &channel) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    channel.fail(error);
+    sys::exit(1)
+}
+
+/// Closes everything but what the child needs: copies of the agent's descriptors would hold other
+/// containers' streams open.
+fn close_others(streams: &Streams, channel: &ChildEnd, other: Option<BorrowedFd<'_>>) {
+    let mut keep: Vec<u32> = streams
+        .iter()
+        .flatten()
+        .map(AsFd::as_fd)
+        .chain([channel.fd.as_fd()])
+        .chain(other)
+        .filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok())
+        .collect();
+    keep.sort_unstable();
+    // The agent's own 0 to 2 are replaced later.
+    let mut first = 3;
+    for fd in keep {
+        if fd > first {
+            // SAFETY: this is a copy of the agent whose server is never used again: the child
+            // leaves by execve or exit, without dropping what it has copied.
+            let _ = unsafe { sys::close_range(first, fd - 1) };
+        }
+        first = first.max(fd.saturating_add(1));
+    }
+    // SAFETY: as above.
+    let _ = unsafe { sys::close_range(first, u32::MAX) };
+}
+
+fn build(plan: &ContainerPlan, streams: Streams, channel: &ChildEnd) -> Executed {
+    let streams = begin(&plan.init, streams)?;
+    namespaces::set_up(plan.namespaces)?;
+    let root = rootfs::attach(&plan.root)?;
+    let deferred = mounts::mount_all(root.as_fd(), plan)?;
+    if !mounts::dev_is_shared(plan) {
+        devices::make_all(root.as_fd(), plan)?;
+    }
+    if plan.init.stdio.terminal.is_some() {
+        terminal::make_console(root.as_fd())?;
+    }
+    rootfs::make_working_directory(root.as_fd(), &plan.init.cwd)?;
+    mounts::finish(root.as_fd(), &deferred)?;
+    namespaces::set_names(plan)?;
+    rootfs::write_sysctl(&plan.sysctl)?;
+    rootfs::make_read_only(root.as_fd(), plan)?;
+    rootfs::mask(root.as_fd(), plan)?;
+    rootfs::enter(root.as_fd(), &plan.root)?;
+    drop(root);
+    execute(&plan.init, plan.seccomp.as_ref(), streams, channel, true)
+}
+
+fn join(plan: &ProcessPlan, joined: &Joined<'_>, streams: Streams, channel: &ChildEnd) -> Executed {
+    let streams = begin(plan, streams)?;
+    namespaces::join(joined.init, joined.namespaces)?;
+    execute(plan, joined.seccomp, streams, channel, false)
+}
+
+/// The steps that need the agent's file system.
+fn begin(plan: &ProcessPlan, streams: Streams) -> Outcome<Streams> {
+    sys::block_signals(0).map_err(|errno| failed(format_args!("unblocking signals"), errno))?;
+    restore_descriptor_limit();
+    rustix::process::setsid().map_err(|errno| failed(format_args!("making a session"), errno))?;
+    if let Some(score) = plan.oom_score_adj {
+        openat(CWD, c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|file| rustix::io::write(&file, format!("{score}").as_bytes()))
+            .map_err(|errno| failed(format_args!("setting oom_score_adj to {score}"), errno))?;
+    }
+    let [stdin, stdout, stderr] = streams;
+    Ok([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?])
+}
+
+/// The agent has raised its own limit; a container starts with what the kernel gives to its first
+/// process.
+fn restore_descriptor_limit() {
+    const INITIAL: u64 = 1024;
+    if let Ok((_, hard)) = sys::limit(libc::RLIMIT_NOFILE) {
+        let _ = sys::set_limit(libc::RLIMIT_NOFILE, INITIAL.min(hard), hard);
+    }
+}
+
+fn or_null(stream: Option<OwnedFd>) -> Outcome<Option<OwnedFd>> {
+    match stream {
+        Some(stream) => Ok(Some(stream)),
+        None => openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map(Some)
+            .map_err(|errno| failed(format_args!("opening /dev/null"), errno)),
+    }
+}
+
+/// Everything from the streams to execve; the root is the container's.
+fn execute(
+    plan: &ProcessPlan,
+    seccomp: Option<&SeccompPlan>,
+    streams: Streams,
+    channel: &ChildEnd,
+    is_init: bool,
+) -> Executed {
+    let master = match &plan.stdio.terminal {
+        Some(terminal_plan) => {
+            let terminal = terminal::open(terminal_plan, &plan.user)?;
+            if is_init {
+                terminal::bind_console(terminal.slave.as_fd())?;
+            }
+            let slave = terminal.slave.as_fd();
+            set_streams([slave, slave, slave])?;
+            Some(terminal.master)
+        }
+        None => {
+            let [Some(stdin), Some(stdout), Some(stderr)] = &streams else {
+                return Err(failed(format_args!("setting the standard streams"), Errno::BADF));
+            };
+            set_streams([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+            None
+        }
+    };
+    drop(streams);
+    credentials::limit(plan)?;
+    let mut environment = plan.env.clone();
+    if program::variable(&environment, "HOME").is_none_or(str::is_empty) {
+        environment.retain(|entry| !entry.starts_with("HOME="));
+        environment.push(format!("HOME={}", program::home(plan.user.uid)));
+    }
+    let entered = change_directory(plan, false)?;
+    credentials::change_user(plan)?;
+    if !entered {
+        change_directory(plan, true)?;
+    }
+    let first = plan.args.first().map_or("", |program| program.as_str());
+    let path = program::find(first, &environment)?;
+    let strings =
+        |list: &[String]| -> Outcome<Vec<CString>> { list.iter().map(|text| to_c(text)).collect() };
+    // Made before the filter, which may not allow memory to be had.
+    let image = sys::Image::new(to_c(&path)?, strings(&plan.args)?, strings(&environment)?);
+    match channel.ready(master.as_ref().map(AsFd::as_fd)) {
+        Ok(true) => {}
+        // The agent has given up on this process and nobody listens.
+        Ok(false) | Err(_) => sys::exit(1),
+    }
+    credentials::finish(plan, seccomp)?;
+    Err(program::error(&path, image.execute()))
+}
+
+fn to_c(text: &str) -> Outcome<CString> {
+    CString::new(text).map_err(|_| {
+        of_kind(ErrorKind::InvalidArgument, format_args!("a zero byte in {text:?}"), Errno::INVAL)
+    })
+}
+
+/// Enters the working directory; `Ok(false)` if that may succeed as the container's user.
+fn change_directory(plan: &ProcessPlan, is_user: bool) -> Outcome<bool> {
+    match rustix::process::chdir(plan.cwd.as_str()) {
+        Ok(()) => Ok(true),
+        Err(Errno::ACCESS | Errno::PERM) if !is_user => Ok(false),
+        Err(errno) => {
+            Err(failed(format_args!("changing to the working directory {}", plan.cwd), errno))
+        }
+    }
+}
+
+fn set_streams(streams: [BorrowedFd<'_>; 3]) -> Outcome<()> {
+    let place = || {
+        // First out of the way, in case that one of them is 0, 1 or 2.
+        let [stdin, stdout, stderr] = streams;
+        let copy = |fd| rustix::io::fcntl_dupfd_cloexec(fd, 3);
+        let (stdin, stdout, stderr) = (copy(stdin)?, copy(stdout)?, copy(stderr)?);
+        sys::put_streams(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())
+    };
+    place().map_err(|errno| failed(format_args!("setting the standard streams"), errno))
+}

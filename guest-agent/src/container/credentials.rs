@@ -1,0 +1,143 @@
+//! User, groups, capabilities, limits: what a process may do, in the order that the kernel demands.
+//!
+//! ```text
+//!  limits, scheduling, umask      need privilege or do not care
+//!  no_new_privs
+//!  bounding set                   needs CAP_SETPCAP
+//!  keep capabilities, groups, group, user
+//!  seccomp without no_new_privs   needs CAP_SYS_ADMIN, so before the next
+//!  permitted, effective, inheritable, ambient set
+//!  seccomp with no_new_privs      last, so that it need not allow any of this
+//! ```
+
+use super::instructions;
+use crate::failure::{Outcome, failed};
+use crate::sys;
+use agent_protocol::{Capabilities, ProcessPlan, SeccompPlan, UserPlan};
+use alloc::vec::Vec;
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::io::Errno;
+
+/// Capability numbers that a mask of 64 bits has.
+const CAPABILITIES: u32 = 64;
+
+/// Limits and scheduling of the calling process.
+pub(super) fn limit(plan: &ProcessPlan) -> Outcome<()> {
+    for limit in &plan.rlimits {
+        sys::set_limit(limit.resource, limit.soft, limit.hard).map_err(|errno| {
+            failed(
+                format_args!(
+                    "setting resource limit {} to {} and {}",
+                    limit.resource, limit.soft, limit.hard
+                ),
+                errno,
+            )
+        })?;
+    }
+    if let Some(scheduler) = plan.scheduler {
+        let attributes = sys::SchedulerAttributes {
+            size: 0,
+            policy: scheduler.policy,
+            flags: scheduler.flags,
+            nice: scheduler.nice,
+            priority: scheduler.priority,
+            runtime: scheduler.runtime,
+            deadline: scheduler.deadline,
+            period: scheduler.period,
+        };
+        sys::set_scheduler(attributes).map_err(|errno| {
+            failed(format_args!("setting the scheduling policy {}", scheduler.policy), errno)
+        })?;
+    }
+    if let Some(priority) = plan.io_priority {
+        sys::set_io_priority(priority.class, priority.level).map_err(|errno| {
+            failed(format_args!("setting the I/O priority class {}", priority.class), errno)
+        })?;
+    }
+    if let Some(persona) = plan.personality {
+        sys::set_personality(persona)
+            .map_err(|errno| failed(format_args!("setting the personality {persona:#x}"), errno))?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(plan.user.umask.unwrap_or(0o022)));
+    Ok(())
+}
+
+/// Gives up what the container must never have, and becomes its user. The permitted set stays
+/// until [`finish`].
+pub(super) fn change_user(plan: &ProcessPlan) -> Outcome<()> {
+    if plan.no_new_privileges {
+        sys::process_control(libc::PR_SET_NO_NEW_PRIVS, 1, 0)
+            .map_err(|errno| failed(format_args!("setting no_new_privs"), errno))?;
+    }
+    drop_bounding(plan.capabilities.bounding)
+        .map_err(|errno| failed(format_args!("dropping capabilities"), errno))?;
+    sys::process_control(libc::PR_SET_KEEPCAPS, 1, 0)
+        .map_err(|errno| failed(format_args!("keeping capabilities"), errno))?;
+    become_user(&plan.user)
+}
+
+fn drop_bounding(bounding: u64) -> Result<(), Errno> {
+    for number in (0..CAPABILITIES).filter(|number| bounding & (1 << number) == 0) {
+        match sys::process_control(libc::PR_CAPBSET_DROP, number.into(), 0) {
+            Ok(()) => {}
+            // Beyond the last one that this kernel knows.
+            Err(Errno::INVAL) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn become_user(user: &UserPlan) -> Outcome<()> {
+    let groups: Vec<Gid> = user.additional_gids.iter().copied().map(Gid::from_raw).collect();
+    rustix::thread::set_thread_groups(&groups)
+        .map_err(|errno| failed(format_args!("setting {} groups", groups.len()), errno))?;
+    let group = Gid::from_raw(user.gid);
+    rustix::thread::set_thread_res_gid(group, group, group)
+        .map_err(|errno| failed(format_args!("becoming group {}", user.gid), errno))?;
+    let id = Uid::from_raw(user.uid);
+    rustix::thread::set_thread_res_uid(id, id, id)
+        .map_err(|errno| failed(format_args!("becoming user {}", user.uid), errno))
+}
+
+/// Loads the filter and sets the capabilities: nothing is left to do but execve(2).
+pub(super) fn finish(plan: &ProcessPlan, seccomp: Option<&SeccompPlan>) -> Outcome<()> {
+    // Compiled before the filter, which may not allow memory to be had.
+    let filter = seccomp.map(|plan| (instructions(&plan.program), plan.flags));
+    let load = |when: bool| match &filter {
+        Some((program, flags)) if when == plan.no_new_privileges => {
+            sys::set_filter(program, *flags)
+                .map_err(|errno| failed(format_args!("loading the seccomp filter"), errno))
+        }
+        _ => Ok(()),
+    };
+    if filter.is_some() && !plan.no_new_privileges {
+        // A user other than root has lost the effective set (capabilities(7)).
+        sys::set_capabilities(u64::MAX, u64::MAX, 0)
+            .map_err(|errno| failed(format_args!("keeping capabilities"), errno))?;
+    }
+    load(false)?;
+    set_capabilities(&plan.capabilities)?;
+    load(true)
+}
+
+fn set_capabilities(sets: &Capabilities) -> Outcome<()> {
+    sys::process_control(libc::PR_SET_KEEPCAPS, 0, 0)
+        .and_then(|()| sys::set_capabilities(sets.effective, sets.permitted, sets.inheritable))
+        .map_err(|errno| failed(format_args!("setting capabilities {sets:x?}"), errno))?;
+    let ambient = |operation: i32, capability: u32| {
+        let operation = u64::from(operation.unsigned_abs());
+        sys::process_control(libc::PR_CAP_AMBIENT, operation, capability.into())
+    };
+    ambient(libc::PR_CAP_AMBIENT_CLEAR_ALL, 0)
+        .map_err(|errno| failed(format_args!("clearing ambient capabilities"), errno))?;
+    for number in (0..CAPABILITIES).filter(|number| sets.ambient & (1 << number) != 0) {
+        match ambient(libc::PR_CAP_AMBIENT_RAISE, number) {
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => {
+                return Err(failed(format_args!("raising ambient capability {number}"), errno));
+            }
+        }
+    }
+    Ok(())
+}

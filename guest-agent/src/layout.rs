@@ -1,0 +1,32 @@
+//! Where things are in the agent's own file system. No container sees these paths.
+
+use core::ffi::CStr;
+
+/// The shares of the host, by name.
+pub(crate) const SHARES: &str = "/run/ringfence/shares";
+/// Where a container's root is attached, in its own mount namespace only.
+pub(crate) const ROOT: &CStr = c"/run/ringfence/root";
+/// Where a file system is filled before it is moved to its place, likewise.
+pub(crate) const SCRATCH: &CStr = c"/run/ringfence/scratch";
+/// An empty directory, shown in the place of masked ones.
+pub(crate) const EMPTY: &CStr = c"/run/ringfence/empty";
+/// Device nodes that a container's root cannot hold are made here and bound.
+pub(crate) const NODES: &CStr = c"/run/ringfence/nodes";
+/// cgroup version 2.
+pub(crate) const CGROUPS: &CStr = c"/sys/fs/cgroup";
+
+/// Directories to make at boot, parents first.
+pub(crate) const DIRECTORIES: [&CStr; 12] = [
+    c"/proc",
+    c"/dev",
+    c"/sys",
+    c"/sys/fs",
+    CGROUPS,
+    c"/run",
+    c"/run/ringfence",
+    c"/run/ringfence/shares",
+    ROOT,
+    SCRATCH,
+    EMPTY,
+    NODES,
+];

@@ -1,0 +1,285 @@
+//! What a plan must satisfy before anything is done for it. Pure.
+//!
+//! The kernel is asked about the rest; these are the rules that it does not check, or checks only
+//! after half of the container has been built.
+
+use crate::failure::{Outcome, invalid};
+use agent_protocol::{
+    Capabilities, ContainerPlan, DevicePlan, FileWrite, MountPlan, MountSource, ProcessPlan,
+};
+use alloc::string::String;
+
+/// File names on Linux (NAME_MAX); an id becomes the name of a cgroup.
+const MAX_NAME: usize = 255;
+/// Paths on Linux (PATH_MAX, with its zero byte).
+const MAX_PATH: usize = 4095;
+/// Mounts, devices and paths of one container. Each costs kernel memory of the guest only, but also
+/// time in which the agent's child works.
+const MAX_ENTRIES: usize = 4096;
+/// Instructions of a seccomp filter (BPF_MAXINSNS).
+const MAX_FILTER_BYTES: usize = 4096 * 8;
+/// Instructions of a device program (BPF_MAXINSNS for those without CAP_BPF; far more than needed).
+const MAX_DEVICE_PROGRAM_BYTES: usize = 4096 * 8;
+
+/// A container's plan.
+pub(crate) fn container(plan: &ContainerPlan) -> Outcome<()> {
+    id("container", &plan.id)?;
+    name("share", &plan.root.share)?;
+    let names = [("hostname", &plan.hostname), ("domainname", &plan.domainname)];
+    for (what, value) in names {
+        if let Some(value) = value {
+            if !plan.namespaces.uts {
+                return Err(invalid(format_args!("a {what} needs an own uts namespace")));
+            }
+            // __NEW_UTS_LEN
+            if value.len() > 64 || value.contains('\0') {
+                return Err(invalid(format_args!("the {what} {value:?} is too long")));
+            }
+        }
+    }
+    let counts = [
+        plan.mounts.len(),
+        plan.devices.len(),
+        plan.masked_paths.len(),
+        plan.readonly_paths.len(),
+        plan.sysctl.len(),
+        plan.cgroup.settings.len(),
+    ];
+    if let Some(count) = counts.into_iter().find(|count| *count > MAX_ENTRIES) {
+        return Err(invalid(format_args!("{count} entries of one kind, {MAX_ENTRIES} at most")));
+    }
+    plan.mounts.iter().try_for_each(mount)?;
+    plan.devices.iter().try_for_each(device)?;
+    plan.masked_paths.iter().try_for_each(|path| absolute("masked path", path))?;
+    plan.readonly_paths.iter().try_for_each(|path| absolute("read-only path", path))?;
+    plan.sysctl.iter().try_for_each(|file| file_write("sysctl", file))?;
+    plan.cgroup.settings.iter().try_for_each(|file| file_write("cgroup file", file))?;
+    if let Some(program) = &plan.cgroup.device_program {
+        bpf("device program", program, MAX_DEVICE_PROGRAM_BYTES)?;
+    }
+    if let Some(filter) = &plan.seccomp {
+        bpf("seccomp filter", &filter.program, MAX_FILTER_BYTES)?;
+        let listener: u64 = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+        if u64::from(filter.flags) & listener != 0 {
+            return Err(invalid(format_args!("a seccomp filter cannot have a listener")));
+        }
+    }
+    process(&plan.init)
+}
+
+/// A process's plan.
+pub(crate) fn process(plan: &ProcessPlan) -> Outcome<()> {
+    if plan.args.first().is_none_or(String::is_empty) {
+        return Err(invalid(format_args!("no program is named")));
+    }
+    let strings = plan.args.iter().chain(&plan.env);
+    if let Some(string) = strings.clone().find(|string| string.contains('\0')) {
+        return Err(invalid(format_args!("a zero byte in {string:?}")));
+    }
+    absolute("working directory", &plan.cwd)?;
+    let user = &plan.user;
+    let ids = user.additional_gids.iter().chain([&user.uid, &user.gid]);
+    if ids.clone().any(|id| *id == u32::MAX) {
+        return Err(invalid(format_args!("{} is no user or group id", u32::MAX)));
+    }
+    // NGROUPS_MAX
+    if user.additional_gids.len() > 65536 {
+        return Err(invalid(format_args!("{} groups", user.additional_gids.len())));
+    }
+    if let Some(umask) = user.umask.filter(|umask| *umask > 0o777) {
+        return Err(invalid(format_args!("the umask {umask:o}")));
+    }
+    if let Some(limit) = plan.rlimits.iter().find(|limit| limit.soft > limit.hard) {
+        return Err(invalid(format_args!(
+            "resource {} with soft limit {} above its hard limit {}",
+            limit.resource, limit.soft, limit.hard
+        )));
+    }
+    capabilities(&plan.capabilities)
+}
+
+/// Where the kernel would refuse (capabilities(7)) only after the credentials have been changed.
+fn capabilities(sets: &Capabilities) -> Outcome<()> {
+    let beyond = sets.effective & !sets.permitted;
+    if beyond != 0 {
+        return Err(invalid(format_args!("effective capabilities {beyond:#x} are not permitted")));
+    }
+    let beyond = sets.ambient & !(sets.permitted & sets.inheritable);
+    if beyond != 0 {
+        return Err(invalid(format_args!(
+            "ambient capabilities {beyond:#x} are not both permitted and inheritable"
+        )));
+    }
+    Ok(())
+}
+
+/// The id of a container or of a process.
+pub(crate) fn id(what: &str, value: &str) -> Outcome<()> {
+    name(what, value)?;
+    if value.starts_with('.') || value.chars().any(char::is_control) {
+        return Err(invalid(format_args!("the {what} id {value:?}")));
+    }
+    Ok(())
+}
+
+/// One component of a path.
+fn name(what: &str, value: &str) -> Outcome<()> {
+    let bad = value.is_empty() || value.len() > MAX_NAME || value == "." || value == "..";
+    if bad || value.contains(['/', '\0']) {
+        return Err(invalid(format_args!("the {what} name {value:?}")));
+    }
+    Ok(())
+}
+
+fn absolute(what: &str, path: &str) -> Outcome<()> {
+    if !path.starts_with('/') || path.len() > MAX_PATH || path.contains('\0') {
+        return Err(invalid(format_args!("the {what} {path:?} is not an absolute path")));
+    }
+    Ok(())
+}
+
+fn mount(plan: &MountPlan) -> Outcome<()> {
+    absolute("mount point", &plan.destination)?;
+    match &plan.source {
+        MountSource::Share { name: share, directory: _, recursive: _ } => name("share", share),
+        MountSource::FileSystem { kind, source, data, copy_up } => {
+            // A page, with its zero byte (mount(2)).
+            if kind.is_empty() || source.len() > MAX_PATH || data.len() > MAX_PATH {
+                return Err(invalid(format_args!("a mount at {:?} of {kind:?}", plan.destination)));
+            }
+            if *copy_up && kind != "tmpfs" {
+                return Err(invalid(format_args!("copying into a file system of kind {kind:?}")));
+            }
+            match [kind, source, data].into_iter().find(|text| text.contains('\0')) {
+                Some(text) => Err(invalid(format_args!("a zero byte in {text:?}"))),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+fn device(plan: &DevicePlan) -> Outcome<()> {
+    absolute("device", &plan.path)?;
+    let kind = plan.mode & libc::S_IFMT;
+    if [libc::S_IFCHR, libc::S_IFBLK, libc::S_IFIFO].contains(&kind) {
+        return Ok(());
+    }
+    Err(invalid(format_args!("{:?} with mode {:o} is no device", plan.path, plan.mode)))
+}
+
+/// Relative to a directory and staying below it.
+fn file_write(what: &str, file: &FileWrite) -> Outcome<()> {
+    let bad = |part: &str| part.is_empty() || part == "." || part == "..";
+    if file.path.len() > MAX_PATH || file.path.split('/').any(bad) || file.path.contains('\0') {
+        return Err(invalid(format_args!("the {what} {:?}", file.path)));
+    }
+    Ok(())
+}
+
+fn bpf(what: &str, program: &[u8], most: usize) -> Outcome<()> {
+    if program.is_empty() || program.len() > most || !program.len().is_multiple_of(8) {
+        return Err(invalid(format_args!("a {what} of {} bytes", program.len())));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_protocol::{ErrorKind, Rlimit, RootPlan};
+    use std::prelude::v1::*;
+    use std::vec;
+
+    pub(crate) fn plan() -> ContainerPlan {
+        ContainerPlan {
+            id: "c1".into(),
+            namespaces: Default::default(),
+            hostname: None,
+            domainname: None,
+            root: RootPlan { share: "root".into(), read_only: false, propagation: 0 },
+            mounts: vec![],
+            devices: vec![],
+            masked_paths: vec![],
+            readonly_paths: vec![],
+            sysctl: vec![],
+            cgroup: Default::default(),
+            seccomp: None,
+            init: ProcessPlan {
+                args: vec!["sh".into()],
+                env: vec![],
+                cwd: "/".into(),
+                user: Default::default(),
+                capabilities: Default::default(),
+                rlimits: vec![],
+                no_new_privileges: true,
+                oom_score_adj: None,
+                io_priority: None,
+                scheduler: None,
+                personality: None,
+                stdio: Default::default(),
+            },
+        }
+    }
+
+    fn refuses(change: impl FnOnce(&mut ContainerPlan)) {
+        let mut plan = plan();
+        container(&plan).unwrap();
+        change(&mut plan);
+        assert_eq!(container(&plan).unwrap_err().kind, ErrorKind::InvalidArgument, "{plan:?}");
+    }
+
+    #[test]
+    fn refuses_names_that_lead_elsewhere() {
+        for bad in ["", ".", "..", "a/b", "../x", "a\0", ".hidden", "a\nb"] {
+            refuses(|plan| plan.id = bad.into());
+        }
+        refuses(|plan| plan.id = "x".repeat(256));
+        for bad in ["", ".", "..", "a/b", "a\0"] {
+            refuses(|plan| plan.root.share = bad.into());
+        }
+        for bad in ["/etc/passwd", "../x", "a/../b", "a//b", "", "a/", "a\0"] {
+            let file = FileWrite { path: bad.into(), value: String::new() };
+            refuses(|plan| plan.sysctl.push(file.clone()));
+            refuses(|plan| plan.cgroup.settings.push(file));
+        }
+    }
+
+    #[test]
+    fn refuses_paths_that_are_not_absolute() {
+        for bad in ["", "a", "./a", "/a\0"] {
+            refuses(|plan| plan.init.cwd = bad.into());
+            refuses(|plan| plan.masked_paths.push(bad.into()));
+            refuses(|plan| plan.readonly_paths.push(bad.into()));
+        }
+    }
+
+    #[test]
+    fn refuses_a_process_that_cannot_be() {
+        refuses(|plan| plan.init.args.clear());
+        refuses(|plan| plan.init.args = vec![String::new()]);
+        refuses(|plan| plan.init.args.push("a\0b".into()));
+        refuses(|plan| plan.init.env.push("A=\0".into()));
+        refuses(|plan| plan.init.user.uid = u32::MAX);
+        refuses(|plan| plan.init.user.umask = Some(0o1000));
+        refuses(|plan| plan.init.rlimits.push(Rlimit { resource: 7, soft: 2, hard: 1 }));
+        refuses(|plan| plan.init.capabilities.effective = 1);
+        refuses(|plan| {
+            plan.init.capabilities.permitted = 1;
+            plan.init.capabilities.ambient = 1;
+        });
+    }
+
+    #[test]
+    fn refuses_programs_of_odd_length() {
+        refuses(|plan| plan.cgroup.device_program = Some(vec![0; 9]));
+        refuses(|plan| plan.cgroup.device_program = Some(vec![]));
+        refuses(|plan| {
+            plan.seccomp = Some(agent_protocol::SeccompPlan { program: vec![0; 8], flags: 8 });
+        });
+    }
+
+    #[test]
+    fn refuses_a_hostname_without_its_namespace() {
+        refuses(|plan| plan.hostname = Some("h".into()));
+    }
+}
