@@ -89,7 +89,7 @@ fuzz_target!(|steps: Vec<Step>| {
     let mut sockets: Vec<UnixStream> = Vec::new();
     for step in steps.iter().take(128) {
         let count = sockets.len().max(1);
-        let mut pick = |socket: &u8| sockets.get_mut(usize::from(*socket) % count);
+        let pick = |socket: &u8| sockets.get(usize::from(*socket) % count);
         match step {
             Step::Act(act) => perform(&mut driver, act),
             Step::Packet { .. } => packet(&mut driver, step),
@@ -108,10 +108,10 @@ fuzz_target!(|steps: Vec<Step>| {
                 sockets.push(ours);
             }
             Step::HostWrite { socket, len } => {
-                let _ = pick(socket).map(|socket| socket.write(&vec![7; usize::from(*len)]));
+                let _ = pick(socket).map(|mut socket| socket.write(&vec![7; usize::from(*len)]));
             }
             Step::HostRead { socket, len } => {
-                let _ = pick(socket).map(|socket| socket.read(&mut vec![0; usize::from(*len)]));
+                let _ = pick(socket).map(|mut socket| socket.read(&mut vec![0; usize::from(*len)]));
             }
             Step::HostEnd { socket } => {
                 let _ = pick(socket).map(|socket| socket.shutdown(Shutdown::Write));
