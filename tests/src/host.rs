@@ -22,8 +22,9 @@ const PLACES: &[(&str, usize)] = &[
     ("/var/lib", 1),
 ];
 
-/// The state roots themselves stay: they belong to the runtime, not to a container.
-const MAY_STAY: &[&str] = &["/run/ringfence", "/run/crun"];
+/// The state roots themselves stay, and crun's compiled filters: they belong to the runtime, not to
+/// a container.
+const MAY_STAY: &[&str] = &["/run/ringfence", "/run/crun", "/run/crun/.cache"];
 
 /// The host's objects that a run could leave behind, each as a line of text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -160,8 +161,12 @@ fn files(directory: &Path, depth: usize, lines: &mut BTreeSet<String>) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
-        if !MAY_STAY.iter().any(|stays| Path::new(stays) == path) {
+        let stays = MAY_STAY.iter().any(|stays| Path::new(stays) == path);
+        if !stays {
             lines.insert(format!("file {}", path.display()));
+        }
+        if stays && !PLACES.iter().any(|(place, _)| Path::new(place) == path) {
+            continue;
         }
         if depth > 1 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             files(&path, depth - 1, lines);

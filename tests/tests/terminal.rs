@@ -8,12 +8,13 @@ use serde_json::json;
 const SCRIPT: &str = "echo first $(stty size 2>&1)
 for n in 0 1 2; do test -t $n && echo is terminal $n; done
 echo term=$TERM; test -c /dev/console && echo console
-trap 'echo size $(stty size)' WINCH
-trap 'echo interrupted' INT
+trap 'echo size $(stty size); resized=1' WINCH
+trap 'echo interrupted; interrupted=1' INT
 echo ready
 read line; echo \"<$line>\"
-sleep 600 & wait $!
-sleep 600 & echo waiting; wait $!
+until test $resized; do sleep 0.1; done
+echo waiting
+until test $interrupted; do sleep 0.1; done
 read line; echo \"<$line>\"
 exit 9";
 
