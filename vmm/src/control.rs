@@ -4,9 +4,10 @@
 //! machine, one at a time, so that nothing here needs a lock.
 
 use crate::boot::entry::EntryError;
+use crate::jail::fds;
 use crate::machine::{
-    self, BuildError, Machine, MachineEvent, MachineSpec, SpecError, ThreadHooks, WrongState,
-    with_causes,
+    self, BuildError, DeviceRequestError, Machine, MachineEvent, MachineSpec, ShareSpec, SpecError,
+    Surroundings, ThreadHooks, WrongState, with_causes,
 };
 use crate::timeline::Timeline;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -39,12 +40,20 @@ pub enum End {
 enum RequestError {
     #[error("the configuration is not possible")]
     Spec(#[source] SpecError),
+    #[error("/proc/self/fd cannot be opened; is /proc mounted?")]
+    ProcSelfFd(#[source] Errno),
     #[error("the machine could not be built")]
     Build(#[source] BuildError),
     #[error("the machine did not start")]
     Entry(#[source] EntryError),
     #[error("the guest stopped at once: {0}")]
     StoppedAtOnce(String),
+    #[error("the share is not possible")]
+    Share(#[source] SpecError),
+    #[error("the request came with {count} descriptors, not with one")]
+    NotOneFd { count: usize },
+    #[error("the request failed")]
+    Device(#[source] DeviceRequestError),
     #[error("the request is not possible now")]
     State(#[source] WrongState),
     #[error("the machine is not booted yet; Boot comes first")]
@@ -56,7 +65,12 @@ enum RequestError {
 impl RequestError {
     fn kind(&self) -> VmmErrorKind {
         match self {
-            Self::Spec(_) => VmmErrorKind::InvalidConfig,
+            Self::Spec(_) | Self::Share(_) | Self::NotOneFd { .. } => VmmErrorKind::InvalidConfig,
+            Self::Device(error) => match error {
+                DeviceRequestError::Vsock(_) => VmmErrorKind::Host,
+                _ => VmmErrorKind::InvalidConfig,
+            },
+            Self::ProcSelfFd(_) => VmmErrorKind::Host,
             Self::Build(error) => error.kind(),
             Self::Entry(_) | Self::StoppedAtOnce(_) => VmmErrorKind::Kvm,
             Self::State(_) | Self::NotBooted | Self::BootedAlready => VmmErrorKind::WrongState,
@@ -66,16 +80,6 @@ impl RequestError {
     fn to_api(&self) -> VmmError {
         VmmError { kind: self.kind(), message: with_causes(self) }
     }
-}
-
-/// What a process does between knowing its machine and building it: giving up what it does not
-/// need.
-pub trait Confinement {
-    /// Called once, before anything of the guest's is touched.
-    ///
-    /// # Errors
-    /// What the host refused; the machine is not built.
-    fn enter(&mut self) -> Result<ThreadHooks, VmmError>;
 }
 
 /// Serves one launcher until the end, from the first request on. `start_ns` is when the process
@@ -116,8 +120,11 @@ fn boot(channel: &Channel, start_ns: u64) -> Result<Machine, End> {
 
 /// Builds the machine and lets it run, up to the report from its first instructions.
 fn start(spec: MachineSpec, timeline: &mut Timeline) -> Result<Machine, RequestError> {
-    let hooks = ThreadHooks::default();
-    let machine = machine::build(spec, &hooks, timeline).map_err(RequestError::Build)?;
+    let surroundings = Surroundings {
+        proc_self_fd: fds::proc_self_fd().map_err(RequestError::ProcSelfFd)?,
+        hooks: ThreadHooks::default(),
+    };
+    let machine = machine::build(spec, &surroundings, timeline).map_err(RequestError::Build)?;
     machine.resume().map_err(RequestError::State)?;
     match machine.events().wait(ENTRY_DEADLINE) {
         Some(MachineEvent::Entered { start_ns, end_ns }) => {
@@ -193,11 +200,30 @@ fn fulfil(machine: &Machine, request: Request, fds: Vec<OwnedFd>) -> Result<Repl
         Request::Pause => machine.pause().map(done).map_err(RequestError::State),
         Request::Resume => machine.resume().map(done).map_err(RequestError::State),
         Request::Stats => Ok(Reply::Stats(machine.stats())),
-        _ => {
-            drop(fds);
-            Err(RequestError::BootedAlready)
+        Request::ListenVsock { port } => {
+            machine.listen_vsock(port, only(fds)?).map(done).map_err(RequestError::Device)
+        }
+        Request::ConnectVsock { port } => {
+            machine.connect_vsock(port, only(fds)?).map(done).map_err(RequestError::Device)
+        }
+        Request::AddShare(share) => {
+            let share = ShareSpec::new(share, fds).map_err(RequestError::Share)?;
+            machine.add_share(share).map(done).map_err(RequestError::Device)
+        }
+        Request::RemoveShare { name } => {
+            machine.remove_share(&name).map(done).map_err(RequestError::Device)
+        }
+        Request::SetBalloon { mib } => {
+            machine.set_balloon(mib).map(done).map_err(RequestError::Device)
         }
     }
+}
+
+/// The one descriptor of a message that carries one.
+fn only(fds: Vec<OwnedFd>) -> Result<OwnedFd, RequestError> {
+    let [fd] =
+        <[OwnedFd; 1]>::try_from(fds).map_err(|fds| RequestError::NotOneFd { count: fds.len() })?;
+    Ok(fd)
 }
 
 fn reply(

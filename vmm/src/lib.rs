@@ -4,6 +4,7 @@ pub mod arch;
 pub mod boot;
 pub mod control;
 pub mod host_check;
+pub mod jail;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -19,6 +19,7 @@ use ::devices::event_loop::ThreadHook;
 use kvm_bindings::kvm_cpuid_entry2;
 use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use vmm_api::VmmErrorKind;
@@ -83,7 +84,10 @@ impl BuildError {
             Self::AddressWidth { .. }
             | Self::TooManyVcpus { .. }
             | Self::Initrd(_)
-            | Self::Cmdline(_) => VmmErrorKind::InvalidConfig,
+            | Self::Cmdline(_)
+            | Self::Device(
+                DeviceError::Disk(_) | DeviceError::FsDevice(_) | DeviceError::Shares(_),
+            ) => VmmErrorKind::InvalidConfig,
             Self::Kernel(KernelError::Memory(_)) => VmmErrorKind::Host,
             Self::Kernel(_) => VmmErrorKind::InvalidKernel,
             Self::Memory(_)
@@ -104,13 +108,21 @@ pub struct ThreadHooks {
     pub device: Option<ThreadHook>,
 }
 
+/// What the process gives to its machine.
+pub struct Surroundings {
+    /// `/proc/self/fd`, opened before the process lost sight of `/proc`.
+    pub proc_self_fd: OwnedFd,
+    /// What its threads do first.
+    pub hooks: ThreadHooks,
+}
+
 /// Builds the machine: complete, its threads made and parked, paused at its first instruction.
 ///
 /// # Errors
 /// [`BuildError`]. What had been made goes away with the process, which has no other purpose.
 pub fn build(
     spec: MachineSpec,
-    hooks: &ThreadHooks,
+    surroundings: &Surroundings,
     timeline: &mut Timeline,
 ) -> Result<Machine, BuildError> {
     kvm::install_interrupt_handler().map_err(BuildError::Interrupt)?;
@@ -137,14 +149,10 @@ pub fn build(
     timeline.step("kernel loaded");
 
     let (sender, events) = events::queue().map_err(BuildError::Host)?;
-    let devices = devices::build(
-        devices,
-        &vm,
-        Arc::new(ram.memory().clone()),
-        &sender,
-        hooks.device.as_ref(),
-    )
-    .map_err(BuildError::Device)?;
+    let memory = Arc::new(ram.memory().clone());
+    let file_backed = initrd.iter().chain([&kernel.range]).cloned().collect();
+    let devices = devices::build(devices, surroundings, &vm, memory, file_backed, &sender)
+        .map_err(BuildError::Device)?;
     timeline.step("devices");
 
     // After the devices: the command line names them.
@@ -160,7 +168,7 @@ pub fn build(
         state: state.clone(),
         events: sender,
         exits: exits.clone(),
-        hook: hooks.vcpu.clone(),
+        hook: surroundings.hooks.vcpu.clone(),
     };
     let threads = (0..)
         .zip(vcpus)

@@ -1,7 +1,8 @@
 //! The devices of a machine: made from its specification, put on the buses, connected to KVM.
 
+use super::builder::Surroundings;
 use super::events::{EventSender, MachineEvent};
-use super::spec::{ConsoleSpec, DeviceSpecs};
+use super::spec::{ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, ShareSpec};
 use crate::arch::layout::{DEVICE_IRQS, MMIO_DEVICE_SIZE, MMIO_DEVICES};
 use crate::boot::cmdline::MmioDevice;
 use crate::kvm::{KvmError, Vm};
@@ -12,12 +13,23 @@ use devices::legacy::{
     SERIAL_SIZE, Serial,
 };
 use devices::memory::GuestRam;
+use devices::rate::Rate;
+use devices::virtio::balloon::{Balloon, BalloonHandle, BalloonSpec};
+use devices::virtio::blk::{Blk, BlkError, BlkSpec};
+use devices::virtio::fs::file_server::{
+    self, IdMap, Limits, Server, ServerConfig, ServerError, Share,
+};
+use devices::virtio::fs::{Fs, FsConfig, FsConfigError};
+use devices::virtio::rng::Rng;
 use devices::virtio::transport::mmio::{MMIO_SIZE, QUEUE_NOTIFY_OFFSET, TransportError};
-use devices::virtio::{MmioTransport, VirtioDevice, rng::Rng};
+use devices::virtio::vsock::{Vsock, VsockError, VsockHandle};
+use devices::virtio::{MmioTransport, VirtioDevice};
+use std::fs::File;
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
-use vmm_api::GuestExit;
+use std::sync::atomic::AtomicU64;
+use vmm_api::{BalloonConfig, CachePolicy, GuestExit, ShareKind, TokenBucket};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 const _: () = assert!(MMIO_DEVICE_SIZE == MMIO_SIZE);
@@ -61,6 +73,18 @@ pub enum DeviceError {
         #[source]
         source: TransportError,
     },
+    /// The vsock device refused its configuration.
+    #[error("the vsock device could not be made")]
+    Vsock(#[source] VsockError),
+    /// A disk cannot be used.
+    #[error("a disk cannot be used")]
+    Disk(#[source] BlkError),
+    /// The file system device refused its configuration.
+    #[error("the file system device could not be made")]
+    FsDevice(#[source] FsConfigError),
+    /// A share cannot be served.
+    #[error("the shares cannot be served")]
+    Shares(#[source] ServerError),
     /// More devices than interrupts; the specification has been checked for that.
     #[error("there is no interrupt left for {device}")]
     NoInterrupt {
@@ -70,45 +94,157 @@ pub enum DeviceError {
 }
 
 /// The devices of a running machine.
-pub struct Devices {
+pub(super) struct Devices {
+    /// Bytes of console output written so far.
+    pub(super) console_bytes: Arc<AtomicU64>,
+    /// The host's side of vsock, if there is one.
+    pub(super) vsock: Option<VsockHandle>,
+    /// The host's side of the balloon, if there is one.
+    pub(super) balloon: Option<BalloonHandle>,
+    /// The server behind the file system, if there is one.
+    pub(super) files: Option<Arc<Server>>,
     /// Ports.
-    pub ports: Arc<Bus>,
+    pub(super) ports: Arc<Bus>,
     /// Memory-mapped registers.
-    pub mmio: Arc<Bus>,
+    pub(super) mmio: Arc<Bus>,
     /// What the kernel is told of them, in order.
-    pub entries: Vec<MmioDevice>,
+    pub(super) entries: Vec<MmioDevice>,
     /// All virtio devices, for pause and saved state.
-    pub transports: Vec<Arc<MmioTransport>>,
+    pub(super) transports: Vec<Arc<MmioTransport>>,
 }
 
-/// Makes all devices that `spec` names, with their threads, and connects them to `vm`.
+/// Makes all devices that `spec` names and connects them to `vm`. `file_backed` are the ranges of
+/// guest memory that map a file.
 ///
 /// # Errors
 /// [`DeviceError`].
-pub fn build(
+pub(super) fn build(
     spec: DeviceSpecs,
+    surroundings: &Surroundings,
     vm: &Vm,
     memory: Arc<GuestRam>,
+    file_backed: Vec<Range<u64>>,
     events: &EventSender,
-    hook: Option<&ThreadHook>,
 ) -> Result<Devices, DeviceError> {
-    let ports = ports(spec.console, vm, events)?;
-    let shared = EventLoop::new("devices", hook.cloned())
-        .map_err(|source| DeviceError::Host { device: "the device thread", source })?;
+    let hook = surroundings.hooks.device.as_ref();
+    let (ports, console_bytes) = ports(spec.console, vm, events)?;
     let mut slots = Slots::new(vm, memory, events);
+    // None of these waits for anything: they share one thread.
+    let shared = event_loop("devices", hook)?;
+    let mut vsock = None;
+    if let Some(guest_cid) = spec.vsock {
+        let (device, handle) =
+            Vsock::new(guest_cid.into(), shared.clone()).map_err(DeviceError::Vsock)?;
+        slots.add("virtio-vsock", Box::new(device))?;
+        vsock = Some(handle);
+    }
+    let mut files = None;
+    if let Some(fs) = spec.fs {
+        let (device, server) = file_system(fs, surroundings)?;
+        slots.add("virtio-fs", Box::new(device))?;
+        files = Some(server);
+    }
+    for (index, disk) in spec.disks.into_iter().enumerate() {
+        slots.add("virtio-blk", Box::new(self::disk(disk, index, hook)?))?;
+    }
     if spec.rng {
         slots.add("virtio-rng", Box::new(Rng::new(shared.clone())))?;
     }
-    Ok(slots.finish(ports))
+    let mut balloon = None;
+    if let Some(BalloonConfig { free_page_reporting }) = spec.balloon {
+        let spec = BalloonSpec { kept: file_backed, reporting: free_page_reporting };
+        let (device, handle) = Balloon::new(spec, shared);
+        slots.add("virtio-balloon", Box::new(device))?;
+        balloon = Some(handle);
+    }
+    let Slots { mmio, entries, transports, .. } = slots;
+    let (ports, mmio) = (Arc::new(ports), Arc::new(mmio));
+    Ok(Devices { console_bytes, vsock, balloon, files, ports, mmio, entries, transports })
 }
 
-/// The serial console and the reset line.
-fn ports(console: ConsoleSpec, vm: &Vm, events: &EventSender) -> Result<Bus, DeviceError> {
+fn event_loop(
+    name: &'static str,
+    hook: Option<&ThreadHook>,
+) -> Result<Arc<EventLoop>, DeviceError> {
+    EventLoop::new(name, hook.cloned())
+        .map_err(|source| DeviceError::Host { device: "a device thread", source })
+}
+
+/// A disk waits for the host's disk: it has a thread of its own.
+fn disk(spec: DiskSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Blk, DeviceError> {
+    let DiskSpec { image, read_only, serial, rate_limit } = spec;
+    let rate = |bucket: TokenBucket| Rate { per_second: bucket.per_second, burst: bucket.burst };
+    let limit = rate_limit.unwrap_or_default();
+    let event_loop = EventLoop::new(format!("disk-{index}"), hook.cloned())
+        .map_err(|source| DeviceError::Host { device: "a disk", source })?;
+    let spec = BlkSpec {
+        file: File::from(image),
+        read_only,
+        id: serial,
+        operations: limit.operations.map(rate),
+        bytes: limit.bytes.map(rate),
+    };
+    Blk::new(spec, event_loop).map_err(DeviceError::Disk)
+}
+
+fn file_system(
+    spec: FsSpec,
+    surroundings: &Surroundings,
+) -> Result<(Fs, Arc<Server>), DeviceError> {
+    let FsSpec { tag, queues, shares } = spec;
+    let device = "the file system";
+    let proc_self_fd = surroundings
+        .proc_self_fd
+        .try_clone()
+        .map_err(|source| DeviceError::Host { device, source })?;
+    let config = ServerConfig {
+        proc_self_fd,
+        limits: Limits::default(),
+        uid_map: IdMap::identity(),
+        gid_map: IdMap::identity(),
+        shares: shares.into_iter().map(Share::from).collect(),
+    };
+    let server = Server::new(config).map_err(DeviceError::Shares)?;
+    let fs = Fs::new(&FsConfig { tag, queues }, server.clone(), surroundings.hooks.device.clone())
+        .map_err(DeviceError::FsDevice)?;
+    Ok((fs, server))
+}
+
+impl From<ShareSpec> for Share {
+    fn from(spec: ShareSpec) -> Self {
+        let ShareSpec { name, root, kind, read_only, cache } = spec;
+        Self {
+            name,
+            root,
+            kind: match kind {
+                ShareKind::Directory => file_server::ShareKind::Directory,
+                ShareKind::File => file_server::ShareKind::File,
+            },
+            read_only,
+            cache: match cache {
+                CachePolicy::None => file_server::CachePolicy::None,
+                CachePolicy::Auto => file_server::CachePolicy::Auto,
+                CachePolicy::Always => file_server::CachePolicy::Always,
+            },
+            // An overlay in the guest may have its upper directory on a share that it can write.
+            whiteouts: !read_only,
+        }
+    }
+}
+
+/// The serial console and the reset line, and the console's count of bytes.
+fn ports(
+    console: ConsoleSpec,
+    vm: &Vm,
+    events: &EventSender,
+) -> Result<(Bus, Arc<AtomicU64>), DeviceError> {
     let mut ports = Bus::new();
     let device = "the serial console";
     let limits = ConsoleLimits { max_bytes: console.max_bytes, ..ConsoleLimits::default() };
     let interrupt = interrupt(vm, device, SERIAL_IRQ)?;
-    let serial = Serial::new(ConsoleLog::new(console.log, limits), Some(interrupt));
+    let log = ConsoleLog::new(console.log, limits);
+    let written = log.written();
+    let serial = Serial::new(log, Some(interrupt));
     ports
         .insert(SERIAL_BASE, SERIAL_SIZE, Arc::new(serial))
         .map_err(|source| DeviceError::Bus { device, source })?;
@@ -117,7 +253,7 @@ fn ports(console: ConsoleSpec, vm: &Vm, events: &EventSender) -> Result<Bus, Dev
     ports
         .insert(I8042_BASE, I8042_SIZE, Arc::new(reset))
         .map_err(|source| DeviceError::Bus { device: "the reset line", source })?;
-    Ok(ports)
+    Ok((ports, written))
 }
 
 /// An event that is interrupt `gsi` in the guest.
@@ -177,14 +313,5 @@ impl<'a> Slots<'a> {
         self.entries.push(MmioDevice { address, irq });
         self.transports.push(transport);
         Ok(())
-    }
-
-    fn finish(self, ports: Bus) -> Devices {
-        Devices {
-            ports: Arc::new(ports),
-            mmio: Arc::new(self.mmio),
-            entries: self.entries,
-            transports: self.transports,
-        }
     }
 }

@@ -56,7 +56,7 @@ pub struct Events {
 ///
 /// # Errors
 /// No descriptor is left.
-pub fn queue() -> io::Result<(EventSender, Events)> {
+pub(super) fn queue() -> io::Result<(EventSender, Events)> {
     let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
     let (sender, receiver) = sync_channel(CAPACITY);
     Ok((EventSender { queue: sender, wake: wake.clone() }, Events { queue: receiver, wake }))

@@ -7,19 +7,52 @@ mod run_state;
 mod spec;
 mod vcpu_thread;
 
-pub use builder::{BuildError, ThreadHooks, build};
-pub use devices::{DeviceError, Devices};
+pub use builder::{BuildError, Surroundings, ThreadHooks, build};
+pub use devices::DeviceError;
 pub use events::{EventSender, Events, MachineEvent, with_causes};
 pub use run_state::WrongState;
 pub use spec::{ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, MachineSpec, ShareSpec, SpecError};
 
 use crate::kvm::{self, Vm};
 use crate::memory::Ram;
+use ::devices::virtio::fs::file_server::{Server, Share, ShareError};
+use ::devices::virtio::vsock::{VsockError, VsockHandle};
+use devices::Devices;
 use run_state::{RunState, Wanted};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_api::VmmStats;
+
+/// Pages of 4 KiB, the balloon's unit, in a MiB.
+const PAGES_PER_MIB: u32 = 256;
+
+/// Why a request to a device of a running machine failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceRequestError {
+    /// The machine was configured without it.
+    #[error("this machine has no {device} device")]
+    NoDevice {
+        /// Which device.
+        device: &'static str,
+    },
+    /// The vsock device refused.
+    #[error("the vsock device refused the socket")]
+    Vsock(#[source] VsockError),
+    /// The file server refused.
+    #[error("the file server refused the request")]
+    Share(#[source] ShareError),
+    /// More than there is.
+    #[error("a balloon of {mib} MiB is larger than the guest's memory of {memory_mib} MiB")]
+    BalloonTooLarge {
+        /// What was asked for.
+        mib: u32,
+        /// The guest's memory.
+        memory_mib: u64,
+    },
+}
 
 /// A built machine.
 pub struct Machine {
@@ -31,7 +64,7 @@ pub struct Machine {
     /// Kept open: interrupts and notifications are KVM's as long as it lives.
     #[expect(dead_code, reason = "holds the machine open")]
     vm: Vm,
-    #[expect(dead_code, reason = "the memory that everything above points into")]
+    /// The memory that everything above points into.
     ram: Ram,
 }
 
@@ -67,9 +100,70 @@ impl Machine {
     pub fn stats(&self) -> VmmStats {
         VmmStats {
             vcpu_exits: self.exits.load(Ordering::Relaxed),
-            console_bytes: 0,
-            balloon_mib: 0,
+            console_bytes: self.devices.console_bytes.load(Ordering::Relaxed),
+            balloon_mib: self.devices.balloon.as_ref().map_or(0, |b| b.actual() / PAGES_PER_MIB),
         }
+    }
+
+    /// Joins the guest's next connection to `port` of the host with `socket`.
+    ///
+    /// # Errors
+    /// [`DeviceRequestError`].
+    pub fn listen_vsock(&self, port: u32, socket: OwnedFd) -> Result<(), DeviceRequestError> {
+        self.vsock()?.listen(port, socket).map_err(DeviceRequestError::Vsock)
+    }
+
+    /// Connects `socket` to `port` of the guest.
+    ///
+    /// # Errors
+    /// [`DeviceRequestError`].
+    pub fn connect_vsock(&self, port: u32, socket: OwnedFd) -> Result<(), DeviceRequestError> {
+        self.vsock()?.connect(port, socket).map_err(DeviceRequestError::Vsock)
+    }
+
+    /// Shows a further share to the guest.
+    ///
+    /// # Errors
+    /// [`DeviceRequestError`].
+    pub fn add_share(&self, share: ShareSpec) -> Result<(), DeviceRequestError> {
+        self.files()?.add_share(Share::from(share)).map_err(DeviceRequestError::Share)
+    }
+
+    /// Takes a share from the guest.
+    ///
+    /// # Errors
+    /// [`DeviceRequestError`].
+    pub fn remove_share(&self, name: &str) -> Result<(), DeviceRequestError> {
+        self.files()?.remove_share(name).map_err(DeviceRequestError::Share)
+    }
+
+    /// Asks the guest to keep `mib` MiB in its balloon.
+    ///
+    /// # Errors
+    /// [`DeviceRequestError`].
+    pub fn set_balloon(&self, mib: u32) -> Result<(), DeviceRequestError> {
+        let memory_mib = self.ram.memory().iter().map(|region| region.len() >> 20).sum();
+        let balloon = self
+            .devices
+            .balloon
+            .as_ref()
+            .ok_or(DeviceRequestError::NoDevice { device: "balloon" })?;
+        if u64::from(mib) > memory_mib {
+            return Err(DeviceRequestError::BalloonTooLarge { mib, memory_mib });
+        }
+        let pages = mib
+            .checked_mul(PAGES_PER_MIB)
+            .ok_or(DeviceRequestError::BalloonTooLarge { mib, memory_mib })?;
+        balloon.set_target(pages);
+        Ok(())
+    }
+
+    fn vsock(&self) -> Result<&VsockHandle, DeviceRequestError> {
+        self.devices.vsock.as_ref().ok_or(DeviceRequestError::NoDevice { device: "vsock" })
+    }
+
+    fn files(&self) -> Result<&Server, DeviceRequestError> {
+        self.devices.files.as_deref().ok_or(DeviceRequestError::NoDevice { device: "file system" })
     }
 
     fn interrupt(&self) {

@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What the controlling thread wants of all virtual CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub(super) enum Wanted {
     /// To stand still.
     Paused,
     /// To run.
@@ -36,7 +36,7 @@ pub enum WrongState {
 
 /// The state of a machine's virtual CPUs, shared by all their threads.
 #[derive(Debug)]
-pub struct RunState {
+pub(super) struct RunState {
     /// Set when `wanted` is not `Running`: what [`crate::kvm::Vcpu::run`] looks at.
     leave: AtomicBool,
     inner: Mutex<Inner>,
@@ -53,7 +53,7 @@ struct Inner {
 impl RunState {
     /// Paused.
     #[must_use]
-    pub fn paused() -> Self {
+    pub(super) fn paused() -> Self {
         Self {
             leave: AtomicBool::new(true),
             inner: Mutex::new(Inner { wanted: Wanted::Paused, parked: 0 }),
@@ -63,14 +63,14 @@ impl RunState {
 
     /// Set while virtual CPUs shall not run.
     #[must_use]
-    pub fn leave(&self) -> &AtomicBool {
+    pub(super) fn leave(&self) -> &AtomicBool {
         &self.leave
     }
 
     /// For the thread of a virtual CPU: returns when it may run, with `true`, or shall end, with
     /// `false`.
     #[must_use]
-    pub fn wait_to_run(&self) -> bool {
+    pub(super) fn wait_to_run(&self) -> bool {
         let mut inner = self.lock();
         if inner.wanted == Wanted::Paused {
             inner.parked += 1;
@@ -84,7 +84,7 @@ impl RunState {
     }
 
     /// For the thread of a virtual CPU that ends by itself: it counts as parked from now on.
-    pub fn retire(&self) {
+    pub(super) fn retire(&self) {
         self.lock().parked += 1;
         self.changed.notify_all();
     }
@@ -93,7 +93,7 @@ impl RunState {
     ///
     /// # Errors
     /// [`WrongState`] if the machine is in that state already, or stopped.
-    pub fn want(&self, wanted: Wanted) -> Result<(), WrongState> {
+    pub(super) fn want(&self, wanted: Wanted) -> Result<(), WrongState> {
         let mut inner = self.lock();
         check(inner.wanted, wanted)?;
         inner.wanted = wanted;
@@ -103,7 +103,7 @@ impl RunState {
     }
 
     /// Waits until `threads` threads are parked.
-    pub fn wait_until_parked(&self, threads: usize) {
+    pub(super) fn wait_until_parked(&self, threads: usize) {
         let mut inner = self.lock();
         while inner.parked < threads && inner.wanted == Wanted::Paused {
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);

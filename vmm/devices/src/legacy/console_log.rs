@@ -6,6 +6,8 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::rate::{Rate, TokenBucket};
@@ -39,6 +41,7 @@ pub struct ConsoleLog {
     descriptor: OwnedFd,
     line: Vec<u8>,
     left: u64,
+    written: Arc<AtomicU64>,
     ended: bool,
     bucket: TokenBucket,
     dropped: u64,
@@ -52,10 +55,16 @@ impl ConsoleLog {
             descriptor,
             line: Vec::new(),
             left: limits.max_bytes,
+            written: Arc::default(),
             ended: false,
             bucket: TokenBucket::new(limits.rate, Instant::now()),
             dropped: 0,
         }
+    }
+
+    /// Bytes of the guest's output that were written so far, for whoever keeps the counter.
+    pub fn written(&self) -> Arc<AtomicU64> {
+        self.written.clone()
     }
 
     /// Writes what has come in since the last line's end.
@@ -93,6 +102,7 @@ impl ConsoleLog {
             return;
         }
         self.left = self.left.saturating_sub(bytes);
+        self.written.fetch_add(bytes, Ordering::Relaxed);
         if self.dropped > 0 {
             let mark = format!("[console: {} bytes were dropped]\n", self.dropped);
             self.dropped = 0;

@@ -117,7 +117,7 @@ fn uses_each_descriptor_once_and_all() {
 #[test]
 fn refuses_an_image_that_is_no_file() {
     let mut given = fds(6);
-    given[1] = std::fs::File::open("/").unwrap().into();
+    given[1] = File::open("/").unwrap().into();
     let refused = MachineSpec::new(good(), given).unwrap_err();
     assert_eq!(refused, SpecError::NotAFile { what: "the kernel image" });
 }

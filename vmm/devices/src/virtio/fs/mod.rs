@@ -11,6 +11,8 @@ mod state;
 mod worker;
 
 pub use device::{Fs, FsConfig, FsConfigError};
+/// The server behind the device, for whoever makes both.
+pub use file_server;
 pub use state::FsState;
 
 /// The high-priority queue (§5.11.2).
