@@ -106,7 +106,9 @@ fn set_up_loop(stream: &OwnedFd) -> Result<(Poller, OwnedFd), Errno> {
 
 /// Mounts the root over itself and moves into the copy.
 fn cover_root() -> Result<(), Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
     let copy = open_tree(CWD, c"/", flags)?;
     move_mount(&copy, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     rustix::process::fchdir(&copy)?;

@@ -14,7 +14,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, makedev, openat};
 use rustix::io::Errno;
 
 /// A child's ends of the pipes for its standard streams; the agent's /dev/null where there is none.
@@ -82,7 +82,7 @@ fn close_others(streams: &Streams, channel: &ChildEnd, other: Option<BorrowedFd<
 }
 
 fn build(plan: &ContainerPlan, streams: Streams, channel: &ChildEnd) -> Executed {
-    let streams = begin(&plan.init, streams)?;
+    let spare_null = begin(&plan.init)?;
     namespaces::set_up(plan.namespaces)?;
     let root = rootfs::attach(&plan.root)?;
     let deferred = mounts::mount_all(root.as_fd(), plan)?;
@@ -100,18 +100,23 @@ fn build(plan: &ContainerPlan, streams: Streams, channel: &ChildEnd) -> Executed
     rootfs::mask(root.as_fd(), plan)?;
     rootfs::enter(root.as_fd(), &plan.root)?;
     drop(root);
-    execute(&plan.init, plan.seccomp.as_ref(), streams, channel, true)
+    let streams = complete(streams, spare_null)?;
+    execute(&plan.init, plan.seccomp.as_ref(), &streams, channel, true)
 }
 
 fn join(plan: &ProcessPlan, joined: &Joined<'_>, streams: Streams, channel: &ChildEnd) -> Executed {
-    let streams = begin(plan, streams)?;
+    let spare_null = begin(plan)?;
     namespaces::join(joined.init, joined.namespaces)?;
-    execute(plan, joined.seccomp, streams, channel, false)
+    let streams = complete(streams, spare_null)?;
+    execute(plan, joined.seccomp, &streams, channel, false)
 }
 
 /// The steps that need the agent's file system.
-fn begin(plan: &ProcessPlan, streams: Streams) -> Outcome<Streams> {
+/// Returns the agent's /dev/null.
+fn begin(plan: &ProcessPlan) -> Outcome<Option<OwnedFd>> {
     sys::block_signals(0).map_err(|errno| failed(format_args!("unblocking signals"), errno))?;
+    // Only a test runner leaves it ignored, and that survives execve(2).
+    sys::restore_pipe_signal().map_err(|errno| failed(format_args!("restoring SIGPIPE"), errno))?;
     restore_descriptor_limit();
     rustix::process::setsid().map_err(|errno| failed(format_args!("making a session"), errno))?;
     if let Some(score) = plan.oom_score_adj {
@@ -119,8 +124,7 @@ fn begin(plan: &ProcessPlan, streams: Streams) -> Outcome<Streams> {
             .and_then(|file| rustix::io::write(&file, format!("{score}").as_bytes()))
             .map_err(|errno| failed(format_args!("setting oom_score_adj to {score}"), errno))?;
     }
-    let [stdin, stdout, stderr] = streams;
-    Ok([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?])
+    Ok(open_null())
 }
 
 /// The agent has raised its own limit; a container starts with what the kernel gives to its first
@@ -132,20 +136,34 @@ fn restore_descriptor_limit() {
     }
 }
 
-fn or_null(stream: Option<OwnedFd>) -> Outcome<Option<OwnedFd>> {
-    match stream {
-        Some(stream) => Ok(Some(stream)),
-        None => openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map(Some)
-            .map_err(|errno| failed(format_args!("opening /dev/null"), errno)),
-    }
+fn open_null() -> Option<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let null = openat(CWD, c"/dev/null", flags, Mode::empty()).ok()?;
+    let stat = fstat(&null).ok()?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == makedev(1, 3);
+    is_null.then_some(null)
+}
+
+/// Puts /dev/null in the place of streams that are missing: the container's own, or the agent's if
+/// there is none.
+fn complete(streams: Streams, spare: Option<OwnedFd>) -> Outcome<[OwnedFd; 3]> {
+    let null = if streams.iter().any(Option::is_none) { open_null().or(spare) } else { None };
+    let or_null = |stream: Option<OwnedFd>| match (stream, &null) {
+        (Some(stream), _) => Ok(stream),
+        (None, Some(null)) => rustix::io::fcntl_dupfd_cloexec(null, 3),
+        (None, None) => Err(Errno::NODEV),
+    };
+    let [stdin, stdout, stderr] = streams;
+    let all = || Ok([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?]);
+    all().map_err(|errno| failed(format_args!("opening /dev/null"), errno))
 }
 
 /// Everything from the streams to execve; the root is the container's.
 fn execute(
     plan: &ProcessPlan,
     seccomp: Option<&SeccompPlan>,
-    streams: Streams,
+    streams: &[OwnedFd; 3],
     channel: &ChildEnd,
     is_init: bool,
 ) -> Executed {
@@ -160,14 +178,10 @@ fn execute(
             Some(terminal.master)
         }
         None => {
-            let [Some(stdin), Some(stdout), Some(stderr)] = &streams else {
-                return Err(failed(format_args!("setting the standard streams"), Errno::BADF));
-            };
-            set_streams([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+            set_streams(streams.each_ref().map(AsFd::as_fd))?;
             None
         }
     };
-    drop(streams);
     credentials::limit(plan)?;
     let mut environment = plan.env.clone();
     if program::variable(&environment, "HOME").is_none_or(str::is_empty) {

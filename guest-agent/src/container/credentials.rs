@@ -113,7 +113,8 @@ pub(super) fn finish(plan: &ProcessPlan, seccomp: Option<&SeccompPlan>) -> Outco
     };
     if filter.is_some() && !plan.no_new_privileges {
         // A user other than root has lost the effective set (capabilities(7)).
-        sys::set_capabilities(u64::MAX, u64::MAX, 0)
+        sys::permitted_capabilities()
+            .and_then(|permitted| sys::set_capabilities(permitted, permitted, 0))
             .map_err(|errno| failed(format_args!("keeping capabilities"), errno))?;
     }
     load(false)?;

@@ -78,5 +78,11 @@ global_asm!(
     "sub x0, x1, x0",
     "sub x0, x0, #1",
     "ret",
+    // The core library was compiled for unwinding, which does not happen here.
+    ".globl rust_eh_personality",
+    "rust_eh_personality:",
+    ".globl _Unwind_Resume",
+    "_Unwind_Resume:",
+    "udf #0",
     enter = sym super::enter,
 );

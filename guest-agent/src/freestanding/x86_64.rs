@@ -74,5 +74,11 @@ global_asm!(
     "not rcx",
     "lea rax, [rcx - 1]",
     "ret",
+    // The core library was compiled for unwinding, which does not happen here.
+    ".globl rust_eh_personality",
+    "rust_eh_personality:",
+    ".globl _Unwind_Resume",
+    "_Unwind_Resume:",
+    "ud2",
     enter = sym super::enter,
 );

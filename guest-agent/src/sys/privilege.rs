@@ -31,33 +31,47 @@ pub(crate) fn process_control(operation: c_int, first: u64, second: u64) -> Resu
     unsafe { call(libc::SYS_prctl, arguments) }.map(drop)
 }
 
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: c_int,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct CapabilityHalf {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// _LINUX_CAPABILITY_VERSION_3, in which two halves of 32 bits follow; pid 0 is the caller.
+const CAPABILITY_HEADER: CapabilityHeader = CapabilityHeader { version: 0x2008_0522, pid: 0 };
+
 /// capset(2) on the calling process: effective, permitted and inheritable set.
 pub(crate) fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: c_int,
-    }
-    #[repr(C)]
-    struct Half {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    /// _LINUX_CAPABILITY_VERSION_3: two halves of 32 bits.
-    const VERSION: u32 = 0x2008_0522;
     let half = |shift: u32| {
         let part = |set: u64| u32::try_from((set >> shift) & 0xffff_ffff).unwrap_or(0);
-        Half {
+        CapabilityHalf {
             effective: part(effective),
             permitted: part(permitted),
             inheritable: part(inheritable),
         }
     };
-    let header = Header { version: VERSION, pid: 0 };
     let halves = [half(0), half(32)];
+    let arguments = [pointer(&CAPABILITY_HEADER), pointer(&halves), 0, 0, 0, 0];
     // SAFETY: the kernel reads the header and, for this version, two halves.
-    unsafe { call(libc::SYS_capset, [pointer(&header), pointer(&halves), 0, 0, 0, 0]) }.map(drop)
+    unsafe { call(libc::SYS_capset, arguments) }.map(drop)
+}
+
+/// The permitted set of the calling process (capget(2)).
+pub(crate) fn permitted_capabilities() -> Result<u64> {
+    let mut halves = [CapabilityHalf::default(), CapabilityHalf::default()];
+    let place = (&raw mut halves).expose_provenance();
+    // SAFETY: the kernel reads the header and writes, for this version, two halves.
+    unsafe { call(libc::SYS_capget, [pointer(&CAPABILITY_HEADER), place, 0, 0, 0, 0]) }?;
+    let [low, high] = halves;
+    Ok(u64::from(low.permitted) | (u64::from(high.permitted) << 32))
 }
 
 /// Loads a system call filter (seccomp(2)); a `sock_filter` is 8 bytes.

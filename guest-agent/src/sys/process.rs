@@ -175,6 +175,15 @@ pub(crate) fn block_signals(set: u64) -> Result<()> {
     unsafe { call(libc::SYS_rt_sigprocmask, arguments) }.map(drop)
 }
 
+/// Gives SIGPIPE its default effect.
+pub(crate) fn restore_pipe_signal() -> Result<()> {
+    // SIG_DFL, no flags, an empty mask; the kernel's structure is at most as large.
+    let action = [0_u64; 4];
+    let arguments = [signed(libc::SIGPIPE), pointer(&action), 0, SIGNAL_SET, 0, 0];
+    // SAFETY: the kernel reads its structure from a larger one and runs no code of ours for it.
+    unsafe { call(libc::SYS_rt_sigaction, arguments) }.map(drop)
+}
+
 /// signalfd(2) for these signals.
 pub(crate) fn signal_fd(set: u64) -> Result<OwnedFd> {
     let flags = signed(libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);

@@ -1,0 +1,8 @@
+//! The whole agent without a VM: as PID 1 of a pid namespace of this machine, over Unix sockets,
+//! with a root made of busybox. Needs root; without it every test says so and passes.
+
+mod guest;
+mod isolation;
+mod lifecycle;
+mod streams;
+mod terminal;
