@@ -113,11 +113,11 @@ impl HostConfig {
             .and_then(|opened| opened.take(MAX_BYTES + 1).read_to_string(&mut text));
         match read {
             Err(error) if file.is_none() && error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self::default());
+                Ok(Self::default())
             }
-            Err(source) => return Err(ConfigError::Read { file: path.to_owned(), source }),
+            Err(source) => Err(ConfigError::Read { file: path.to_owned(), source }),
             Ok(length) if u64::try_from(length).is_ok_and(|length| length > MAX_BYTES) => {
-                return Err(ConfigError::TooLarge { file: path.to_owned() });
+                Err(ConfigError::TooLarge { file: path.to_owned() })
             }
             Ok(_) => Self::parse(path, &text),
         }
@@ -136,10 +136,10 @@ impl HostConfig {
         let refuse = |key, value: String, problem: String| {
             Err(ConfigError::Value { file: path.to_owned(), key, value, problem })
         };
-        if let Err(problem) = crate::spec::check_memory(self.memory_mib) {
+        if let Err(problem) = crate::limits::check_memory(self.memory_mib) {
             return refuse("memory_mib", self.memory_mib.to_string(), problem);
         }
-        if let Err(problem) = crate::spec::check_vcpus(self.vcpus) {
+        if let Err(problem) = crate::limits::check_vcpus(self.vcpus) {
             return refuse("vcpus", self.vcpus.to_string(), problem);
         }
         for (key, value) in [

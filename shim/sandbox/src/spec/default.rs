@@ -27,35 +27,7 @@ pub fn default_config() -> Value {
         },
         "root": { "path": "rootfs", "readonly": true },
         "hostname": "ringfence",
-        "mounts": [
-            { "destination": "/proc", "type": "proc", "source": "proc" },
-            {
-                "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
-            },
-            {
-                "destination": "/dev/pts", "type": "devpts", "source": "devpts",
-                "options": [
-                    "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5",
-                ],
-            },
-            {
-                "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-                "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-            },
-            {
-                "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-                "options": ["nosuid", "noexec", "nodev"],
-            },
-            {
-                "destination": "/sys", "type": "sysfs", "source": "sysfs",
-                "options": ["nosuid", "noexec", "nodev", "ro"],
-            },
-            {
-                "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-                "options": ["nosuid", "noexec", "nodev", "relatime", "ro"],
-            },
-        ],
+        "mounts": default_mounts(),
         "linux": {
             "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
             "namespaces": [
@@ -87,4 +59,36 @@ pub fn default_config() -> Value {
             ],
         },
     })
+}
+
+fn default_mounts() -> Value {
+    json!([
+        { "destination": "/proc", "type": "proc", "source": "proc" },
+        {
+            "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
+        },
+        {
+            "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+            "options": [
+                "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5",
+            ],
+        },
+        {
+            "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        },
+        {
+            "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+            "options": ["nosuid", "noexec", "nodev"],
+        },
+        {
+            "destination": "/sys", "type": "sysfs", "source": "sysfs",
+            "options": ["nosuid", "noexec", "nodev", "ro"],
+        },
+        {
+            "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", "ro"],
+        },
+    ])
 }

@@ -1,4 +1,4 @@
-//! `linux.devices` and the devices that every container has.
+//! `linux.devices`. The devices that every container has are the agent's to make.
 
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
@@ -8,46 +8,21 @@ const S_IFIFO: u32 = 0o010_000;
 const S_IFCHR: u32 = 0o020_000;
 const S_IFBLK: u32 = 0o060_000;
 
-/// Devices that a container has in any case (config-linux.md, Default Devices): path, major, minor.
-const DEFAULTS: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
-];
-
-/// Permissions of the default devices.
+/// Permissions of a device that names none.
 const DEFAULT_MODE: u32 = 0o666;
 
-/// The devices that every container has.
-pub(super) fn defaults() -> Vec<DevicePlan> {
-    let device = |(path, major, minor): &(&str, u32, u32)| DevicePlan {
-        path: (*path).to_owned(),
-        mode: S_IFCHR | DEFAULT_MODE,
-        major: *major,
-        minor: *minor,
-        uid: 0,
-        gid: 0,
-    };
-    DEFAULTS.iter().map(device).collect()
-}
-
-/// Reads `linux.devices`. An entry takes the place of a default device at the same path.
-pub(super) fn read(linux: &Fields<'_>, devices: &mut Vec<DevicePlan>) -> Result<(), SpecError> {
-    let mut given: Vec<String> = Vec::new();
+/// Reads `linux.devices`.
+pub(super) fn read(linux: &Fields<'_>) -> Result<Vec<DevicePlan>, SpecError> {
+    let mut devices: Vec<DevicePlan> = Vec::new();
     for node in linux.items("devices")? {
         let device = read_device(&node)?;
         // config-linux.md: the same path twice must be an error.
-        if given.contains(&device.path) {
+        if devices.iter().any(|other| other.path == device.path) {
             return Err(node.invalid("a device with this path is given twice"));
         }
-        given.push(device.path.clone());
-        devices.retain(|default| default.path != device.path);
         devices.push(device);
     }
-    Ok(())
+    Ok(devices)
 }
 
 fn read_device(node: &Node<'_>) -> Result<DevicePlan, SpecError> {

@@ -40,13 +40,7 @@ pub(super) struct Linux {
 }
 
 /// Reads `linux`.
-pub(super) fn read(
-    linux: &Fields<'_>,
-    default_devices: Vec<DevicePlan>,
-    warnings: &mut Vec<String>,
-) -> Result<Linux, SpecError> {
-    let mut devices = default_devices;
-    devices::read(linux, &mut devices)?;
+pub(super) fn read(linux: &Fields<'_>, warnings: &mut Vec<String>) -> Result<Linux, SpecError> {
     linux.refuse(
         "intelRdt",
         "cache and bandwidth classes of the host are not there yet; remove it",
@@ -58,7 +52,7 @@ pub(super) fn read(
     check_cgroups_path(linux, warnings)?;
     let read = Linux {
         namespaces: namespaces::read(linux)?,
-        devices,
+        devices: devices::read(linux)?,
         masked_paths: read_paths(linux, "maskedPaths")?,
         readonly_paths: read_paths(linux, "readonlyPaths")?,
         sysctl: match linux.get("sysctl") {

@@ -32,15 +32,14 @@ pub use error::SpecError;
 pub use hooks::{Hook, Hooks};
 pub use mounts::SharePlan;
 pub use seccomp::SeccompSpec;
-pub use vm::{HostFacts, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, VmPlan};
-pub(crate) use vm::{check_memory, check_vcpus};
+pub use vm::{HostFacts, VmPlan};
 
 use crate::config::HostConfig;
 use crate::spec::json::{Fields, Node};
 use crate::spec::process::ProcessSpec;
 use agent_protocol::{
-    ContainerPlan, DevicePlan, MountPlan, MountSource, ProcessPlan, RootPlan, SeccompPlan,
-    StdioPlan, WindowSize,
+    ContainerPlan, MountPlan, MountSource, ProcessPlan, RootPlan, SeccompPlan, StdioPlan,
+    WindowSize,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -155,7 +154,7 @@ impl Bundle {
         let process = process::read(&process, &mut warnings)?;
         let resources = resources::read(Some(&linux), &mut warnings)?;
         let vm = vm::plan(fields.fields("vm")?, &annotations, &resources, overrides, config, host)?;
-        let linux = linux::read(&linux, default_devices(&mounts), &mut warnings)?;
+        let linux = linux::read(&linux, &mut warnings)?;
         let hooks = match fields.fields("hooks")? {
             Some(hooks) => hooks::read(&hooks, &mut warnings)?,
             None => Hooks::default(),
@@ -312,15 +311,6 @@ fn read_names(
         Ok(Some(text.to_owned()))
     };
     Ok((read("hostname")?, read("domainname")?))
-}
-
-/// A `/dev` that the bundle binds from the host is taken as it is (runc, crun).
-fn default_devices(mounts: &[MountPlan]) -> Vec<DevicePlan> {
-    let binds_dev = mounts.iter().any(|mount| {
-        mount.destination.trim_end_matches('/') == "/dev"
-            && matches!(mount.source, MountSource::Share { .. })
-    });
-    if binds_dev { Vec::new() } else { devices::defaults() }
 }
 
 fn process_plan(process: ProcessSpec, personality: Option<u64>) -> ProcessPlan {

@@ -124,7 +124,7 @@ fn read_env(fields: &Fields<'_>) -> Result<Vec<String>, SpecError> {
     let Some(node) = fields.get("env") else { return Ok(Vec::new()) };
     let env = node.texts()?;
     for (index, variable) in env.iter().enumerate() {
-        if !variable.split_once('=').is_some_and(|(name, _)| !name.is_empty()) {
+        if variable.split_once('=').is_none_or(|(name, _)| name.is_empty()) {
             let item = node.items()?.swap_remove(index);
             return Err(item.invalid("a variable of the environment is NAME=value"));
         }

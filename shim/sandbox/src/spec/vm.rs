@@ -1,19 +1,13 @@
 //! The virtual machine of a bundle: its kernel and its size.
 
 use crate::config::HostConfig;
+use crate::limits::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, check_memory, check_vcpus};
 use crate::spec::Overrides;
 use crate::spec::cpu_list::CpuList;
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use crate::spec::resources::Resources;
 use std::path::{Path, PathBuf};
-
-/// Least memory of a machine in MiB: the kernel, its page tables, the agent and one small process.
-pub const MIN_MEMORY_MIB: u32 = 48;
-/// Most memory of a machine in MiB (1 TiB).
-pub const MAX_MEMORY_MIB: u32 = 1 << 20;
-/// Most virtual CPUs of a machine.
-pub const MAX_VCPUS: u32 = 32;
 
 /// Memory beside a container's limit, in MiB: kernel, agent, page cache in motion.
 const OVERHEAD_MIB: u64 = 64;
@@ -93,22 +87,6 @@ pub(super) fn plan(
 
 fn option(option: &'static str, value: u32, problem: String) -> SpecError {
     SpecError::Option { option, value: value.to_string(), problem }
-}
-
-/// A memory size that a machine can have.
-pub(crate) fn check_memory(mib: u32) -> Result<(), String> {
-    if (MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&mib) {
-        return Ok(());
-    }
-    Err(format!("a virtual machine has from {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB of memory"))
-}
-
-/// A number of virtual CPUs that a machine can have.
-pub(crate) fn check_vcpus(vcpus: u32) -> Result<(), String> {
-    if (1..=MAX_VCPUS).contains(&vcpus) {
-        return Ok(());
-    }
-    Err(format!("a virtual machine has from 1 to {MAX_VCPUS} virtual CPUs"))
 }
 
 /// The container's limit and what the guest needs beside it; never more than the host has.

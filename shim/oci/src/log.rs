@@ -1,0 +1,189 @@
+//! Messages, in runc's two formats. Without an option only warnings are told, on standard error.
+
+use crate::args::{Global, LogFormat};
+use crate::error::CommandError;
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+/// Where messages go.
+#[derive(Debug)]
+pub(crate) struct Log {
+    file: Option<File>,
+    format: LogFormat,
+    level: Level,
+}
+
+static LOG: OnceLock<Log> = OnceLock::new();
+
+impl Log {
+    /// Starts telling messages of this process.
+    pub(crate) fn start(options: &Global) -> Result<&'static Self, CommandError> {
+        let open = |path: &std::path::PathBuf| {
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(path)
+                .map_err(|source| CommandError::Write { path: path.clone(), source })
+        };
+        let level = match (options.debug, &options.log) {
+            (true, _) => Level::DEBUG,
+            (false, Some(_)) => Level::INFO,
+            (false, None) => Level::WARN,
+        };
+        let file = options.log.as_ref().map(open).transpose()?;
+        let log = LOG.get_or_init(|| Self { file, format: options.log_format, level });
+        // It fails only if it is called twice, which changes nothing.
+        drop(tracing::subscriber::set_global_default(Teller { log }));
+        Ok(log)
+    }
+
+    /// Writes an error to the file, if there is one; standard error has it already.
+    pub(crate) fn record_error(&self, message: &str) {
+        if self.file.is_some() {
+            self.write("error", message);
+        }
+    }
+
+    fn write(&self, level: &str, message: &str) {
+        let line = match (self.format, &self.file) {
+            (LogFormat::Json, _) => json_line(level, message),
+            (LogFormat::Text, Some(_)) => text_line(level, message),
+            (LogFormat::Text, None) => format!("ringfence: {level}: {message}\n"),
+        };
+        // One write for one line: lines of several processes do not mix.
+        let written = match &self.file {
+            Some(file) => (&*file).write_all(line.as_bytes()),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
+        // A message that cannot be told is no reason to end a container.
+        drop(written);
+    }
+}
+
+/// Tells an error on standard error.
+pub(crate) fn print_error(message: &str) {
+    drop(std::io::stderr().write_all(format!("ringfence: error: {message}\n").as_bytes()));
+}
+
+fn json_line(level: &str, message: &str) -> String {
+    let time = rfc3339(SystemTime::now());
+    let mut line = serde_json::json!({ "level": level, "msg": message, "time": time }).to_string();
+    line.push('\n');
+    line
+}
+
+fn text_line(level: &str, message: &str) -> String {
+    let time = rfc3339(SystemTime::now());
+    format!("time=\"{time}\" level={level} msg={}\n", serde_json::Value::from(message))
+}
+
+/// A time as RFC 3339 has it, in UTC, to the second.
+fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (year, month, day) = date(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// The Gregorian date of a day counted from 1970-01-01.
+fn date(mut day: u64) -> (u64, u64, u64) {
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    while day >= 365 + u64::from(is_leap(year)) {
+        day -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let mut month = 1;
+    for days in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if day < days {
+            break;
+        }
+        day -= days;
+        month += 1;
+    }
+    (year, month, day + 1)
+}
+
+/// What this process tells, to the log.
+struct Teller {
+    log: &'static Log,
+}
+
+impl Subscriber for Teller {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Other crates' messages are theirs.
+        *metadata.level() <= self.log.level && metadata.target().starts_with("sandbox")
+    }
+
+    fn new_span(&self, _span: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &Id, _values: &Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let level = match *event.metadata().level() {
+            Level::ERROR => "error",
+            Level::WARN => "warning",
+            Level::INFO => "info",
+            _ => "debug",
+        };
+        let mut message = Message::default();
+        event.record(&mut message);
+        self.log.write(level, &message.0);
+    }
+
+    fn enter(&self, _span: &Id) {}
+
+    fn exit(&self, _span: &Id) {}
+}
+
+#[derive(Default)]
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        // Writing to a string does not fail.
+        let _ = if field.name() == "message" {
+            write!(self.0, "{value:?}")
+        } else {
+            write!(self.0, " {}={value:?}", field.name())
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        let at = |seconds| rfc3339(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(951_827_696), "2000-02-29T12:34:56Z");
+        assert_eq!(at(1_735_689_599), "2024-12-31T23:59:59Z");
+        assert_eq!(at(4_102_444_800), "2100-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn lines_have_the_form_that_engines_read() {
+        let line = json_line("error", "a \"b\"\nc");
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["level"], "error");
+        assert_eq!(value["msg"], "a \"b\"\nc");
+        assert!(value["time"].as_str().unwrap().ends_with('Z'));
+        assert!(text_line("info", "x\ny").contains("level=info msg=\"x\\ny\""));
+    }
+}

@@ -1,0 +1,387 @@
+//! Creation in stages. Each stage owns what it has made and undoes it when it is dropped: whatever
+//! fails, and a signal or a panic too, leaves nothing behind.
+//!
+//! ```text
+//! Plan ──prepare──> Prepared ──boot──> Booted ──create──> Ready
+//!                   state directory    virtual machine    container that stands
+//!                   open files         agent's connection
+//! ```
+
+use crate::config::{HostConfig, Parts};
+use crate::container_id::ContainerId;
+use crate::error::{Console, SandboxError};
+use crate::hooks::{self, ContainerState};
+use crate::host_files::{self, OpenShare};
+use crate::machine::{self, MachineFiles};
+use crate::policy::{self, SignalAction, State};
+use crate::signals::Signals;
+use crate::spec::{ContainerSpec, Hooks, Plan, VmPlan};
+use crate::stdio::Streams;
+use crate::store::StateDir;
+use crate::timeline::{Moment, Timeline};
+use crate::vm_process::{Asked, VmError, VmProcess};
+use crate::{mount_points, terminal};
+use agent_client::{Client, ClientError, Connection, Hello};
+use agent_protocol::{
+    CONTROL_PORT, ContainerPlan, ErrorKind as AgentErrorKind, Event, GuestConfig, SeccompPlan,
+    VERSION,
+};
+use rustix::time::{ClockId, clock_gettime};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use vmm_api::{Reply, Request, ShareKind, VmmErrorKind};
+
+/// How long the virtual machine's end may take to be seen after its agent's stream has broken.
+const DEATH_RATTLE: Duration = Duration::from_secs(1);
+
+/// Everything is open; nothing runs.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    id: ContainerId,
+    state: StateDir,
+    vm: VmPlan,
+    files: MachineFiles,
+    kernel_path: PathBuf,
+    container: ContainerSpec,
+    hooks: Hooks,
+    hook_state: ContainerState,
+}
+
+/// The guest is up, and its agent is ready.
+#[derive(Debug)]
+pub(crate) struct Booted {
+    guest: Guest,
+    streams: Streams,
+    plan: ContainerPlan,
+    hooks: Hooks,
+    hook_state: ContainerState,
+}
+
+/// The container stands; its program has not run.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) guest: Guest,
+    pub(crate) streams: Streams,
+    pub(crate) terminal: bool,
+    pub(crate) hooks: Hooks,
+    pub(crate) hook_state: ContainerState,
+}
+
+/// A virtual machine and the connection to its agent. The machine goes before its state does.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) id: ContainerId,
+    pub(crate) client: Client,
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) vm: VmProcess,
+    pub(crate) state: StateDir,
+    pub(crate) deadline: Duration,
+}
+
+/// Opens everything and claims the id.
+pub(crate) fn prepare(
+    id: &ContainerId,
+    root: &Path,
+    plan: Plan,
+    config: &HostConfig,
+    parts: &Parts,
+) -> Result<Prepared, SandboxError> {
+    if plan.container.terminal() && !terminal::is_terminal() {
+        return Err(SandboxError::NoTerminal);
+    }
+    let kvm = host_files::open_kvm(&config.kvm)?;
+    let (kernel_name, kernel_path) = match &plan.vm.kernel {
+        Some(path) => ("vm.kernel.path", path.clone()),
+        None => ("the guest kernel", parts.kernel.clone()),
+    };
+    let (initrd_name, initrd_path) = match &plan.vm.initrd {
+        Some(path) => ("vm.kernel.initrd", path),
+        None => ("the guest's initial RAM file system", &parts.initrd),
+    };
+    let kernel = host_files::open_part(kernel_name, &kernel_path)?;
+    let initrd = host_files::open_part(initrd_name, initrd_path)?;
+    let shares = host_files::open_shares(&plan.shares)?;
+    let (state, recovered) = StateDir::claim(root, id, &plan.bundle)?;
+    if recovered {
+        tracing::warn!("an earlier container {id} had been left behind and was cleaned up");
+    }
+    if let Some(root) = shares.first().filter(|share| share.read_only) {
+        let files = single_files(&shares);
+        mount_points::make(&root.descriptor, plan.container.mounts(), &files);
+    }
+    let console = state.console()?;
+    Ok(Prepared {
+        id: id.clone(),
+        state,
+        vm: plan.vm,
+        files: MachineFiles { kvm, kernel, initrd, console, shares },
+        kernel_path,
+        container: plan.container,
+        hooks: plan.hooks,
+        hook_state: ContainerState {
+            oci_version: plan.oci_version,
+            id: id.as_str().to_owned(),
+            status: "creating",
+            pid: std::process::id(),
+            bundle: plan.bundle,
+            annotations: plan.annotations,
+        },
+    })
+}
+
+fn single_files(shares: &[OpenShare]) -> Vec<String> {
+    let files = shares.iter().filter(|share| share.kind == ShareKind::File);
+    files.map(|share| share.name.clone()).collect()
+}
+
+impl Prepared {
+    /// Starts the machine and waits until its agent is ready.
+    pub(crate) async fn boot(
+        mut self,
+        config: &HostConfig,
+        parts: &Parts,
+        signals: &Signals,
+        timeline: &mut Timeline,
+    ) -> Result<Booted, SandboxError> {
+        let size = self
+            .container
+            .terminal()
+            .then(|| terminal::size().or(self.container.console_size()).unwrap_or_default());
+        let mut streams = Streams::prepare(size)?;
+        let cpus = self.vm.host_cpus.as_deref();
+        let mut vm = VmProcess::start(&parts.vmm, cpus).map_err(SandboxError::Machine)?;
+        self.state.set_vmm(vm.reference())?;
+        let (control, theirs) = control_pair().map_err(SandboxError::Events)?;
+        let mut ports = streams.take_ports();
+        ports.push((CONTROL_PORT, theirs));
+        let asked = self.ask(&mut vm, config, ports).await;
+        timeline.mark(Moment::BootAsked);
+        let asked = asked.map_err(|error| self.boot_error(config, error))?;
+        // The guest boots while its filter is compiled.
+        let seccomp = self.container.seccomp().map(|spec| spec.compile()).transpose()?;
+        let spans = booted(&mut vm, asked).await.map_err(|error| self.boot_error(config, error))?;
+        timeline.vmm(spans);
+        let connected = Client::connect(control, config.boot_timeout());
+        let connection =
+            self.state.watch(&mut vm, signals, "waiting for the guest's agent", connected).await;
+        let connection = connection.map_err(|error| boot_timeout(error, config))?;
+        mark_hello(timeline, &connection.hello);
+        let guest_config = guest_config().map_err(SandboxError::Events)?;
+        let configured = connection.client.configure(guest_config, config.request_timeout());
+        self.state.watch(&mut vm, signals, "configuring the guest", configured).await?;
+        timeline.mark(Moment::AgentReady);
+        Ok(self.booted(vm, connection, streams, seccomp, config.request_timeout()))
+    }
+
+    fn booted(
+        self,
+        vm: VmProcess,
+        connection: Connection,
+        streams: Streams,
+        seccomp: Option<SeccompPlan>,
+        deadline: Duration,
+    ) -> Booted {
+        let files = single_files(&self.files.shares);
+        let plan = self.container.finish(&files, seccomp, streams.plan());
+        let Connection { client, hello: _, events } = connection;
+        Booted {
+            guest: Guest { id: self.id, client, events, vm, state: self.state, deadline },
+            streams,
+            plan,
+            hooks: self.hooks,
+            hook_state: self.hook_state,
+        }
+    }
+
+    /// Asks for the machine and for its ports at once: the ports are open before the guest's agent
+    /// can look for them.
+    async fn ask(
+        &self,
+        vm: &mut VmProcess,
+        config: &HostConfig,
+        ports: Vec<(u32, OwnedFd)>,
+    ) -> Result<Vec<Asked>, VmError> {
+        let (machine, fds) = machine::configure(self.id.as_str(), &self.vm, config, &self.files);
+        let mut asked = vec![vm.ask_boot(machine, &fds).await?];
+        for (port, descriptor) in ports {
+            asked.push(vm.ask(Request::ListenVsock { port }, &[descriptor.as_fd()]).await?);
+        }
+        Ok(asked)
+    }
+
+    /// What the VMM refuses, in terms of what the caller can change.
+    fn boot_error(&self, config: &HostConfig, error: VmError) -> SandboxError {
+        match error {
+            VmError::Refused(source) => match source.kind {
+                VmmErrorKind::InvalidKernel => {
+                    SandboxError::Kernel { path: self.kernel_path.clone(), source }
+                }
+                VmmErrorKind::Kvm => SandboxError::Kvm { path: config.kvm.clone(), source },
+                VmmErrorKind::InvalidConfig | VmmErrorKind::Host | VmmErrorKind::WrongState => {
+                    SandboxError::Machine(VmError::Refused(source))
+                }
+            },
+            VmError::Ended(end) => SandboxError::VmDied { end, console: self.state.last_words() },
+            other => SandboxError::Machine(other),
+        }
+    }
+}
+
+/// The answers to what [`Prepared::ask`] asked, in its order.
+async fn booted(vm: &mut VmProcess, asked: Vec<Asked>) -> Result<Vec<vmm_api::Span>, VmError> {
+    let mut asked = asked.into_iter();
+    let spans = match asked.next() {
+        Some(boot) => vm.booted(boot).await?,
+        None => Vec::new(),
+    };
+    for port in asked {
+        match vm.answer(port).await? {
+            Reply::Done => {}
+            Reply::Booted { .. } | Reply::Stats(_) => {
+                return Err(VmError::WrongReply { request: "ListenVsock" });
+            }
+        }
+    }
+    Ok(spans)
+}
+
+impl Booted {
+    /// Runs the hooks that come first and has the container made.
+    pub(crate) async fn create(
+        mut self,
+        signals: &Signals,
+        timeline: &mut Timeline,
+    ) -> Result<Ready, SandboxError> {
+        let step = "creating the container";
+        // runtime-spec, lifecycle steps 3 and 4.
+        hooks::run(&self.hooks.before_create, &self.hook_state).await?;
+        let terminal = self.plan.init.stdio.terminal.is_some();
+        let created = self.guest.client.create_container(self.plan, self.guest.deadline);
+        let created = self.guest.state.watch(&mut self.guest.vm, signals, step, created).await?;
+        timeline.mark_guest(Moment::Created, created.at_ns);
+        let Self { guest, streams, plan: _, hooks, hook_state } = self;
+        Ok(Ready { guest, streams, terminal, hooks, hook_state })
+    }
+}
+
+impl StateDir {
+    /// Waits for the agent, for the machine's end and for a signal that gives up, whichever comes
+    /// first.
+    pub(crate) async fn watch<T>(
+        &self,
+        vm: &mut VmProcess,
+        signals: &Signals,
+        step: &'static str,
+        call: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, SandboxError> {
+        let result = tokio::select! {
+            biased;
+            result = call => result,
+            end = vm.ended() => {
+                return Err(SandboxError::VmDied { end, console: self.last_words() });
+            }
+            signal = given_up(signals) => return Err(SandboxError::Interrupted { signal }),
+        };
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.agent_error(vm, step, error).await),
+        }
+    }
+
+    /// What an error of the agent's means. A stream that breaks is most often a machine that ends,
+    /// which says more.
+    pub(crate) async fn agent_error(
+        &self,
+        vm: &mut VmProcess,
+        step: &'static str,
+        error: ClientError,
+    ) -> SandboxError {
+        match error {
+            ClientError::Agent(source) => match source.kind {
+                AgentErrorKind::ProgramMissing => SandboxError::ProgramMissing(source),
+                AgentErrorKind::ProgramNotExecutable => SandboxError::ProgramNotExecutable(source),
+                AgentErrorKind::InvalidArgument
+                | AgentErrorKind::NotFound
+                | AgentErrorKind::WrongState
+                | AgentErrorKind::Failed => SandboxError::Guest { step, source },
+            },
+            ClientError::Deadline { .. } => {
+                SandboxError::Deadline { step, source: error, console: self.last_words() }
+            }
+            ClientError::Unsendable { .. } => SandboxError::PlanTooLarge { step, source: error },
+            ClientError::Closed | ClientError::Stream(_) => {
+                match tokio::time::timeout(DEATH_RATTLE, vm.ended()).await {
+                    Ok(end) => SandboxError::VmDied { end, console: self.last_words() },
+                    Err(_) => {
+                        SandboxError::Agent { step, source: error, console: self.last_words() }
+                    }
+                }
+            }
+            ClientError::Protocol(_) | ClientError::Busy { .. } => {
+                SandboxError::Agent { step, source: error, console: self.last_words() }
+            }
+        }
+    }
+
+    pub(crate) fn last_words(&self) -> Console {
+        Console(crate::text::last_lines(&self.console_path()))
+    }
+}
+
+/// A signal that ends programs.
+async fn given_up(signals: &Signals) -> u8 {
+    loop {
+        match signals.next().await {
+            Ok(signal)
+                if policy::on_signal(State::Creating, signal, false) == SignalAction::Abort =>
+            {
+                return signal;
+            }
+            Ok(_) => {}
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+fn boot_timeout(error: SandboxError, config: &HostConfig) -> SandboxError {
+    match error {
+        SandboxError::Deadline { console, .. } => {
+            SandboxError::BootTimeout { deadline: config.boot_timeout(), console }
+        }
+        other => other,
+    }
+}
+
+fn mark_hello(timeline: &mut Timeline, hello: &Hello) {
+    tracing::debug!("the guest runs Linux {}", hello.kernel_release);
+    timeline.anchor(hello.now_ns);
+    timeline.mark_guest(Moment::AgentStarted, hello.agent_start_ns);
+}
+
+/// The supervisor's and the VMM's end of the agent's control stream.
+fn control_pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+fn guest_config() -> io::Result<GuestConfig> {
+    let mut seed = [0; 32];
+    let filled = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+    if filled != seed.len() {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+    }
+    let now = clock_gettime(ClockId::Realtime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+    Ok(GuestConfig {
+        version: VERSION,
+        realtime_ns: seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds),
+        seed,
+        shares: true,
+    })
+}

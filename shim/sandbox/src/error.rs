@@ -1,0 +1,236 @@
+//! Why a container did not run to its end, and the one table from that to an exit status.
+
+use crate::config::ConfigError;
+use crate::container_id::ContainerIdError;
+use crate::hooks::HookError;
+use crate::host_files::HostFileError;
+use crate::spec::SpecError;
+use crate::stdio::StdioError;
+use crate::store::StoreError;
+use crate::vm_process::{VmEnd, VmError};
+use agent_client::ClientError;
+use agent_protocol::AgentError;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use vmm_api::VmmError;
+
+/// Why a container did not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The id is none.
+    #[error(transparent)]
+    Id(#[from] ContainerIdError),
+    /// The host's configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The bundle cannot be fulfilled.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Something of the host cannot be given to a machine.
+    #[error(transparent)]
+    HostFile(#[from] HostFileError),
+    /// State cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A hook failed.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// The bundle wants a terminal and there is none.
+    #[error(
+        "process.terminal is true, and the standard input is no terminal: run it from one, or set process.terminal to false"
+    )]
+    NoTerminal,
+    /// The terminal cannot be used.
+    #[error("the terminal cannot be switched to raw mode")]
+    RawMode(#[source] io::Error),
+    /// The event loop could not be made.
+    #[error("signals and events of this process cannot be waited for")]
+    Events(#[source] io::Error),
+    /// A file that the caller named cannot be written.
+    #[error("{option} {path:?} cannot be written")]
+    Write {
+        /// The option.
+        option: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel image cannot be started.
+    #[error("the guest kernel {path:?} cannot be started")]
+    Kernel {
+        /// The image.
+        path: PathBuf,
+        /// What the VMM said.
+        #[source]
+        source: VmmError,
+    },
+    /// KVM cannot run the machine.
+    #[error("KVM at {path:?} cannot run the virtual machine")]
+    Kvm {
+        /// The device.
+        path: PathBuf,
+        /// What the VMM said.
+        #[source]
+        source: VmmError,
+    },
+    /// The machine could not be made.
+    #[error("the virtual machine cannot be made")]
+    Machine(#[source] VmError),
+    /// The machine ended by itself.
+    #[error("the virtual machine ended: {end}{console}")]
+    VmDied {
+        /// How.
+        end: VmEnd,
+        /// The guest kernel's last messages.
+        console: Console,
+    },
+    /// The guest's agent did not say hello.
+    #[error(
+        "the guest did not answer within {} ms of its start; its kernel hangs, or the host is slow (boot_timeout_ms){console}",
+        deadline.as_millis()
+    )]
+    BootTimeout {
+        /// How long it had.
+        deadline: Duration,
+        /// The guest kernel's last messages.
+        console: Console,
+    },
+    /// The agent did not answer a request.
+    #[error("{step}: the guest did not answer in time (request_timeout_ms){console}")]
+    Deadline {
+        /// What was being done.
+        step: &'static str,
+        /// Which request.
+        #[source]
+        source: ClientError,
+        /// The guest kernel's last messages.
+        console: Console,
+    },
+    /// The agent closed its stream or lied.
+    #[error("{step}: the guest's agent failed{console}")]
+    Agent {
+        /// What was being done.
+        step: &'static str,
+        /// What it did.
+        #[source]
+        source: ClientError,
+        /// The guest kernel's last messages.
+        console: Console,
+    },
+    /// The program is not there.
+    #[error("{0}")]
+    ProgramMissing(AgentError),
+    /// The program cannot be executed.
+    #[error("{0}")]
+    ProgramNotExecutable(AgentError),
+    /// The container cannot be made in the guest.
+    #[error("{step}: {source}")]
+    Guest {
+        /// What was being done.
+        step: &'static str,
+        /// What the agent said.
+        source: AgentError,
+    },
+    /// The plan does not fit into a message.
+    #[error(
+        "{step}: the container's plan is too large; its arguments and environment are the most of it"
+    )]
+    PlanTooLarge {
+        /// What was being done.
+        step: &'static str,
+        /// How large it is.
+        #[source]
+        source: ClientError,
+    },
+    /// The caller gave up.
+    #[error("interrupted by signal {signal} before the container was started")]
+    Interrupted {
+        /// Which signal.
+        signal: u8,
+    },
+    /// Streams could not be carried.
+    #[error(transparent)]
+    Stdio(#[from] StdioError),
+}
+
+/// The guest kernel's last messages, behind an error.
+#[derive(Debug)]
+pub struct Console(pub(crate) Vec<String>);
+
+impl std::fmt::Display for Console {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&crate::text::attached("last messages of the guest's kernel", &self.0))
+    }
+}
+
+/// What kind of failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Refused or failed before the program ran.
+    Refused,
+    /// The program is not there.
+    ProgramMissing,
+    /// The program cannot be executed.
+    ProgramNotExecutable,
+    /// The virtual machine ended by itself.
+    VmDied,
+    /// The guest's agent broke its protocol.
+    AgentFailed,
+    /// A deadline has passed.
+    Deadline,
+    /// Output of the container was lost.
+    OutputLost,
+}
+
+impl ErrorKind {
+    /// The exit status of `ringfence run`; see `docs/exit-status.md`.
+    #[must_use]
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::Refused => 125,
+            Self::ProgramNotExecutable => 126,
+            Self::ProgramMissing => 127,
+            Self::VmDied => 250,
+            Self::AgentFailed => 251,
+            Self::Deadline => 252,
+            Self::OutputLost => 253,
+        }
+    }
+}
+
+impl SandboxError {
+    /// What kind of failure it was.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::ProgramMissing(_) => ErrorKind::ProgramMissing,
+            Self::ProgramNotExecutable(_) => ErrorKind::ProgramNotExecutable,
+            Self::VmDied { .. } => ErrorKind::VmDied,
+            Self::Agent { .. } => ErrorKind::AgentFailed,
+            Self::BootTimeout { .. }
+            | Self::Deadline { .. }
+            | Self::Stdio(StdioError::Stuck { .. }) => ErrorKind::Deadline,
+            Self::Stdio(StdioError::Lost { .. }) => ErrorKind::OutputLost,
+            Self::Id(_)
+            | Self::Config(_)
+            | Self::Spec(_)
+            | Self::HostFile(_)
+            | Self::Store(_)
+            | Self::Hook(_)
+            | Self::NoTerminal
+            | Self::RawMode(_)
+            | Self::Events(_)
+            | Self::Write { .. }
+            | Self::Kernel { .. }
+            | Self::Kvm { .. }
+            | Self::Machine(_)
+            | Self::Guest { .. }
+            | Self::PlanTooLarge { .. }
+            | Self::Interrupted { .. }
+            | Self::Stdio(StdioError::Connect { .. }) => ErrorKind::Refused,
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! A plan and opened files to the VMM's configuration and the descriptors beside it.
+
+use crate::config::HostConfig;
+use crate::host_files::OpenShare;
+use crate::spec::VmPlan;
+use agent_protocol::SHARES_TAG;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use vmm_api::{
+    BalloonConfig, BootConfig, CachePolicy, ConsoleConfig, FdSlot, FsConfig, MachineConfig,
+    ShareConfig, VsockConfig,
+};
+
+/// Each VMM has its own vsock device, so one number does for all guests. 0 to 2 are taken
+/// (VIRTIO 1.2 §5.10.4).
+const GUEST_CID: u32 = 3;
+
+/// Parameters of every guest kernel: messages to the console, errors only, since each byte is an
+/// exit from the guest; a panic resets the machine at once, by the keyboard controller, so that its
+/// supervisor sees it; grace periods do not wait for a tick.
+const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet panic=-1 reboot=k rcupdate.rcu_expedited=1";
+
+/// What a machine is made of, opened.
+#[derive(Debug)]
+pub(crate) struct MachineFiles {
+    pub(crate) kvm: OwnedFd,
+    pub(crate) kernel: OwnedFd,
+    pub(crate) initrd: OwnedFd,
+    pub(crate) console: OwnedFd,
+    pub(crate) shares: Vec<OpenShare>,
+}
+
+/// Descriptors in the order of their slots.
+#[derive(Default)]
+struct Slots<'f> {
+    descriptors: Vec<BorrowedFd<'f>>,
+}
+
+impl<'f> Slots<'f> {
+    fn add(&mut self, descriptor: &'f OwnedFd) -> FdSlot {
+        // Their number is bounded far below (`host_files::MAX_SHARES`).
+        let slot = FdSlot(u16::try_from(self.descriptors.len()).unwrap_or(u16::MAX));
+        self.descriptors.push(descriptor.as_fd());
+        slot
+    }
+}
+
+/// The configuration of a machine, and its descriptors.
+pub(crate) fn configure<'f>(
+    name: &str,
+    plan: &VmPlan,
+    host: &HostConfig,
+    files: &'f MachineFiles,
+) -> (MachineConfig, Vec<BorrowedFd<'f>>) {
+    let mut slots = Slots::default();
+    let config = MachineConfig {
+        version: vmm_api::VERSION,
+        name: name.to_owned(),
+        memory_mib: plan.memory_mib,
+        vcpus: plan.vcpus,
+        kvm: slots.add(&files.kvm),
+        boot: BootConfig {
+            kernel: slots.add(&files.kernel),
+            initrd: Some(slots.add(&files.initrd)),
+            cmdline: command_line(plan, host),
+        },
+        console: ConsoleConfig {
+            log: slots.add(&files.console),
+            max_bytes: host.console_log_bytes,
+        },
+        vsock: Some(VsockConfig { guest_cid: GUEST_CID }),
+        fs: Some(FsConfig {
+            tag: SHARES_TAG.to_owned(),
+            queues: 1,
+            shares: files.shares.iter().map(|share| share_config(share, &mut slots)).collect(),
+        }),
+        disks: Vec::new(),
+        rng: true,
+        balloon: Some(BalloonConfig { free_page_reporting: true }),
+    };
+    (config, slots.descriptors)
+}
+
+fn share_config<'f>(share: &'f OpenShare, slots: &mut Slots<'f>) -> ShareConfig {
+    ShareConfig {
+        name: share.name.clone(),
+        root: slots.add(&share.descriptor),
+        kind: share.kind,
+        read_only: share.read_only,
+        // The host may change what it shares while the guest runs: `podman cp`, a volume.
+        cache: CachePolicy::Auto,
+    }
+}
+
+/// The fixed parameters, the host's, then the bundle's: the later one of two counts for Linux.
+fn command_line(plan: &VmPlan, host: &HostConfig) -> String {
+    let mut line = KERNEL_PARAMETERS.to_owned();
+    for parameter in host.kernel_parameters.iter().chain(&plan.parameters) {
+        line.push(' ');
+        line.push_str(parameter);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm_api::ShareKind;
+
+    fn null() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn each_slot_is_used_once() {
+        let share = |name: &str, kind| OpenShare {
+            name: name.into(),
+            descriptor: null(),
+            kind,
+            read_only: kind == ShareKind::File,
+        };
+        let files = MachineFiles {
+            kvm: null(),
+            kernel: null(),
+            initrd: null(),
+            console: null(),
+            shares: vec![share("root", ShareKind::Directory), share("mount1", ShareKind::File)],
+        };
+        let plan = VmPlan {
+            memory_mib: 256,
+            vcpus: 1,
+            kernel: None,
+            initrd: None,
+            parameters: vec!["bundle=1".into()],
+            host_cpus: None,
+        };
+        let host = HostConfig { kernel_parameters: vec!["host=1".into()], ..HostConfig::default() };
+        let (config, descriptors) = configure("c1", &plan, &host, &files);
+        let fs = config.fs.unwrap();
+        let mut slots = vec![config.kvm.0, config.boot.kernel.0, config.console.log.0];
+        slots.extend(config.boot.initrd.map(|slot| slot.0));
+        slots.extend(fs.shares.iter().map(|share| share.root.0));
+        slots.sort_unstable();
+        assert_eq!(slots, (0..6).collect::<Vec<u16>>());
+        assert_eq!(descriptors.len(), 6);
+        assert!(fs.shares[1].read_only && !fs.shares[0].read_only);
+        assert!(config.boot.cmdline.ends_with(" host=1 bundle=1"), "{}", config.boot.cmdline);
+    }
+}

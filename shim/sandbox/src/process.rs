@@ -1,0 +1,171 @@
+//! A child process that is waited for by its descriptor, and killed when it is forgotten.
+#![expect(unsafe_code, reason = "code between fork and exec")]
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+use tokio::io::unix::AsyncFd;
+
+/// A running child.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    /// A descriptor cannot come to mean another process, as a number can.
+    pidfd: AsyncFd<OwnedFd>,
+    reaped: Option<ExitStatus>,
+}
+
+/// A process that is not our child, by number and time of its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct ProcessRef {
+    pub(crate) pid: i32,
+    /// Field 22 of `/proc/PID/stat` (proc_pid_stat(5)): with it a number is not taken for a later
+    /// process's.
+    pub(crate) start_time: u64,
+}
+
+impl Process {
+    /// Starts a command, which dies with this process.
+    ///
+    /// # Errors
+    /// Those of fork(2), execve(2) and pidfd_open(2).
+    pub(crate) fn start(mut command: Command) -> io::Result<Self> {
+        die_with_parent(&mut command);
+        let mut child = command.spawn()?;
+        let pidfd = i32::try_from(child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?))
+            .and_then(crate::watched::watch);
+        match pidfd {
+            Ok(pidfd) => Ok(Self { child, pidfd, reaped: None }),
+            Err(error) => {
+                // Without its descriptor it is of no use; it must not stay behind either.
+                drop(child.kill());
+                drop(child.wait());
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn reference(&self) -> Option<ProcessRef> {
+        ProcessRef::of(i32::try_from(self.child.id()).ok()?)
+    }
+
+    /// Waits for the end and reaps.
+    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.reaped {
+            return Ok(status);
+        }
+        drop(self.pidfd.readable().await?);
+        let status = self.child.wait()?;
+        self.reaped = Some(status);
+        Ok(status)
+    }
+
+    /// Kills; the process is there until it is waited for.
+    pub(crate) fn kill(&self) {
+        if self.reaped.is_none() {
+            // It fails only if the process has ended by itself.
+            let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.reaped.is_none() {
+            self.kill();
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// The child gets SIGKILL when this thread ends, however it ends, and starts with no signal
+/// blocked.
+fn die_with_parent(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    let prepare = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The parent may have died before the call above.
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::Error::from(io::ErrorKind::NotConnected));
+        }
+        crate::signals::unblock_all();
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and execve and makes system calls only: it neither
+    // allocates nor takes a lock that another thread could have held. This function keeps it so.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
+
+impl ProcessRef {
+    /// The process that has this number now.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field, in parentheses, may hold anything.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let start_time = fields.split_ascii_whitespace().nth(19)?.parse().ok()?;
+        Some(Self { pid, start_time })
+    }
+
+    /// This process.
+    pub(crate) fn own() -> Option<Self> {
+        Self::of(rustix::process::getpid().as_raw_nonzero().get())
+    }
+
+    pub(crate) fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Kills it if it is still the same process.
+    pub(crate) fn kill(self) {
+        let Some(pid) = Pid::from_raw(self.pid) else { return };
+        // The descriptor is opened before the check: what is checked is what is killed.
+        if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
+            && self.is_alive()
+        {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_start() {
+        let own = ProcessRef::own().unwrap();
+        assert!(own.is_alive());
+        let other = ProcessRef { start_time: own.start_time + 1, ..own };
+        assert!(!other.is_alive());
+    }
+
+    #[tokio::test]
+    async fn a_killed_process_is_reaped_with_its_signal() {
+        use std::os::unix::process::ExitStatusExt;
+        let mut command = Command::new("sleep");
+        command.arg("1000");
+        let mut process = Process::start(command).unwrap();
+        let reference = process.reference().unwrap();
+        process.kill();
+        assert_eq!(process.wait().await.unwrap().signal(), Some(9));
+        assert!(!reference.is_alive());
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_process_is_gone() {
+        let mut command = Command::new("sleep");
+        command.arg("1000");
+        let process = Process::start(command).unwrap();
+        let reference = process.reference().unwrap();
+        drop(process);
+        assert!(!reference.is_alive());
+    }
+}
