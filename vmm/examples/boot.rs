@@ -1,21 +1,26 @@
 //! Boots one machine and says what came of it, for work on the VMM itself:
 //!
-//! `boot VMM KERNEL INITRD [--memory MIB] [--vcpus N] [--cmdline TEXT] [--quiet]`
+//! `boot VMM KERNEL INITRD [--memory MIB] [--vcpus N] [--cmdline TEXT] [--share DIR] [--disk FILE]
+//! [--deadline SECONDS] [--quiet]`
 //!
 //! Prints the VMM's timeline, relative to its exec, then the console and the events until the guest
-//! ends. No share, no disk, no vsock: the guest's init is all there is.
+//! ends. What the guest writes to vsock port 1024 of the host is printed. DIR is the share `host` of
+//! the file system `shares`.
 
 #![expect(unsafe_code, reason = "the child gets its channel as descriptor 3 before exec")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use vmm::timeline::now_ns;
 use vmm_api::{
-    BootConfig, CHANNEL_FD, Channel, ConsoleConfig, FdSlot, FromVmm, MachineConfig, Reply, Request,
-    ToVmm, VERSION,
+    BalloonConfig, BootConfig, CHANNEL_FD, CachePolicy, Channel, ConsoleConfig, DiskConfig, FdSlot,
+    FromVmm, FsConfig, MachineConfig, Reply, Request, ShareConfig, ShareKind, ToVmm, VERSION,
+    VsockConfig,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -23,17 +28,34 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> Result<(), Failure> {
     let options = Options::parse()?;
     let mut console = tempfile::tempfile()?;
-    let fds: Vec<OwnedFd> = vec![
+    let mut fds: Vec<OwnedFd> = vec![
         OpenOptions::new().read(true).write(true).open("/dev/kvm")?.into(),
         File::open(&options.kernel)?.into(),
         File::open(&options.initrd)?.into(),
         console.try_clone()?.into(),
     ];
+    for path in options.share.iter().chain(&options.disk) {
+        fds.push(File::open(path)?.into());
+    }
     let (channel, theirs) = Channel::pair()?;
+    rustix::net::sockopt::set_socket_timeout(
+        &channel,
+        rustix::net::sockopt::Timeout::Recv,
+        Some(options.deadline),
+    )?;
     let exec_ns = now_ns();
     let mut child = spawn(&options.vmm, &theirs.into_socket())?;
     let boot = ToVmm { id: 1, request: Request::Boot(Box::new(options.config())) };
     channel.send(&boot, &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+    let (mut ours, guest) = UnixStream::pair()?;
+    let listen = ToVmm { id: 2, request: Request::ListenVsock { port: 1024 } };
+    channel.send(&listen, &[guest.as_fd()])?;
+    drop(guest);
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = ours.read_to_string(&mut text);
+        println!("             vsock: {text:?}");
+    });
     let status = follow(&channel, exec_ns, &mut child);
     if !options.quiet {
         console.rewind()?;
@@ -59,6 +81,8 @@ fn follow(channel: &Channel, exec_ns: u64, child: &mut Child) -> Result<(), Fail
             other => println!("{:9.3} ms  {other:?}", since(now_ns())),
         }
     }
+    // Out of patience, or the VMM is gone already.
+    let _ = child.kill();
     let closed = since(now_ns());
     let status = child.wait()?;
     println!("{closed:9.3} ms  channel closed; {:9.3} ms  {status}", since(now_ns()));
@@ -86,6 +110,10 @@ struct Options {
     memory: u32,
     vcpus: u8,
     cmdline: String,
+    share: Option<String>,
+    disk: Option<String>,
+    /// How long the VMM may be silent before it is killed.
+    deadline: Duration,
     quiet: bool,
 }
 
@@ -93,6 +121,8 @@ impl Options {
     fn parse() -> Result<Self, Failure> {
         let mut positional = Vec::new();
         let (mut memory, mut vcpus, mut quiet) = (256, 1, false);
+        let (mut share, mut disk) = (None, None);
+        let mut deadline = Duration::from_secs(60);
         let mut cmdline = "console=ttyS0 reboot=k panic=-1".to_owned();
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
@@ -101,13 +131,16 @@ impl Options {
                 "--memory" => memory = value()?.parse()?,
                 "--vcpus" => vcpus = value()?.parse()?,
                 "--cmdline" => cmdline = value()?,
+                "--share" => share = Some(value()?),
+                "--disk" => disk = Some(value()?),
+                "--deadline" => deadline = Duration::from_secs(value()?.parse()?),
                 "--quiet" => quiet = true,
                 _ => positional.push(argument),
             }
         }
         let [vmm, kernel, initrd] = <[String; 3]>::try_from(positional)
             .map_err(|_| "usage: boot VMM KERNEL INITRD [OPTIONS]")?;
-        Ok(Self { vmm, kernel, initrd, memory, vcpus, cmdline, quiet })
+        Ok(Self { vmm, kernel, initrd, memory, vcpus, cmdline, share, disk, deadline, quiet })
     }
 
     fn config(&self) -> MachineConfig {
@@ -123,11 +156,30 @@ impl Options {
                 cmdline: self.cmdline.clone(),
             },
             console: ConsoleConfig { log: FdSlot(3), max_bytes: 1 << 20 },
-            vsock: None,
-            fs: None,
-            disks: Vec::new(),
+            vsock: Some(VsockConfig { guest_cid: 3 }),
+            fs: self.share.as_ref().map(|_| FsConfig {
+                tag: "shares".to_owned(),
+                queues: 1,
+                shares: vec![ShareConfig {
+                    name: "host".to_owned(),
+                    root: FdSlot(4),
+                    kind: ShareKind::Directory,
+                    read_only: false,
+                    cache: CachePolicy::Auto,
+                }],
+            }),
+            disks: self
+                .disk
+                .iter()
+                .map(|_| DiskConfig {
+                    image: FdSlot(4 + u16::from(self.share.is_some())),
+                    read_only: true,
+                    serial: "disk".to_owned(),
+                    rate_limit: None,
+                })
+                .collect(),
             rng: true,
-            balloon: None,
+            balloon: Some(BalloonConfig { free_page_reporting: true }),
         }
     }
 }
