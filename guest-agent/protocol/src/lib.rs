@@ -26,6 +26,7 @@ extern crate std;
 mod frame;
 mod message;
 mod plan;
+mod tripwires;
 
 pub use frame::{FrameError, HEADER_BYTES, decode, encode, frame_length};
 pub use message::{

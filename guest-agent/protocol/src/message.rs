@@ -81,7 +81,7 @@ pub enum Request {
 pub struct GuestConfig {
     /// Must be [`crate::VERSION`].
     pub version: u32,
-    /// The host's CLOCK_REALTIME in nanoseconds since the epoch.
+    /// The host's CLOCK_REALTIME in nanoseconds since the epoch; 0 leaves the guest's clock alone.
     pub realtime_ns: u64,
     /// Fresh randomness of the host for the guest's pool.
     pub seed: [u8; 32],

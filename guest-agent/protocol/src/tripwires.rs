@@ -1,0 +1,21 @@
+//! What both ends have compiled in. A change here is a change of the contract: raise
+//! [`VERSION`], describe it in `docs/agent-protocol.md`, and add `schema/vN.*`.
+
+use crate::{
+    CONTROL_PORT, FIRST_STREAM_PORT, HEADER_BYTES, INIT_PROCESS, MAX_GUEST_FRAME, MAX_HOST_FRAME,
+    SHARES_TAG, VERSION,
+};
+
+const _: () = {
+    assert!(VERSION == 1, "schema/ and docs/agent-protocol.md describe version 1");
+    assert!(CONTROL_PORT == 1024, "agents of version 1 connect to port 1024");
+    assert!(FIRST_STREAM_PORT == 1 << 20, "stream ports of version 1 begin at 1048576");
+    assert!(CONTROL_PORT < FIRST_STREAM_PORT, "the control port must be no stream port");
+    assert!(HEADER_BYTES == 4, "the length of a frame is a u32");
+    assert!(MAX_HOST_FRAME == 4 << 20, "agents of version 1 take frames of 4 MiB");
+    assert!(MAX_GUEST_FRAME == 256 << 10, "hosts of version 1 take frames of 256 KiB");
+    assert!(MAX_HOST_FRAME <= u32::MAX as usize, "a frame's length has to fit its header");
+    assert!(INIT_PROCESS.is_empty(), "the first process of a container has no name");
+    // virtio_fs_config (VIRTIO 1.2, 5.11.4): the tag has 36 bytes.
+    assert!(!SHARES_TAG.is_empty() && SHARES_TAG.len() <= 36, "a virtio-fs tag has 36 bytes");
+};

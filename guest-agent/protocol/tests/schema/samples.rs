@@ -1,0 +1,179 @@
+//! Messages with something in every field.
+
+use agent_protocol::*;
+
+/// Names and whole frames.
+pub(crate) fn frames() -> Vec<(String, Vec<u8>)> {
+    let requests = requests().into_iter().zip(1..).map(|((name, request), id)| {
+        let frame = encode(&HostMessage { id, request }, MAX_HOST_FRAME).unwrap();
+        (name.to_owned(), frame)
+    });
+    let answers = answers().into_iter().map(|(name, message)| {
+        let frame = encode(&message, MAX_GUEST_FRAME).unwrap();
+        (name.to_owned(), frame)
+    });
+    requests.chain(answers).collect()
+}
+
+fn requests() -> Vec<(&'static str, Request)> {
+    let (container, process) = ("c".to_owned(), "p".to_owned());
+    let config = GuestConfig {
+        version: VERSION,
+        realtime_ns: 1_700_000_000_123_456_789,
+        seed: std::array::from_fn(|index| u8::try_from(index).unwrap()),
+        shares: true,
+    };
+    let size = WindowSize { rows: 25, columns: 300 };
+    vec![
+        ("Configure", Request::Configure(config)),
+        ("CreateContainer", Request::CreateContainer(Box::new(container_plan()))),
+        ("StartContainer", Request::StartContainer { container: container.clone() }),
+        (
+            "StartProcess",
+            Request::StartProcess {
+                container: container.clone(),
+                process: process.clone(),
+                plan: Box::new(process_plan()),
+            },
+        ),
+        (
+            "Signal",
+            Request::Signal {
+                container: container.clone(),
+                process: process.clone(),
+                signal: 15,
+                all: true,
+            },
+        ),
+        ("ResizeTerminal", Request::ResizeTerminal { container: container.clone(), process, size }),
+        ("DeleteContainer", Request::DeleteContainer { container }),
+        ("SetTime", Request::SetTime { realtime_ns: u64::MAX }),
+        ("Sync", Request::Sync),
+    ]
+}
+
+fn answers() -> Vec<(&'static str, GuestMessage)> {
+    let reply = |id, reply| GuestMessage::Reply { id, result: Ok(reply) };
+    let error = |kind, errno| GuestMessage::Reply {
+        id: 9,
+        result: Err(AgentError { kind, message: "step: why".into(), errno }),
+    };
+    let exited = |status, oom_killed| {
+        GuestMessage::Event(Event::ProcessExited {
+            container: "c".into(),
+            process: INIT_PROCESS.into(),
+            status,
+            oom_killed,
+            at_ns: 4_000,
+        })
+    };
+    vec![
+        (
+            "Hello",
+            GuestMessage::Hello {
+                version: VERSION,
+                agent_start_ns: 1_000,
+                now_ns: 2_000,
+                kernel_release: "6.12.1".into(),
+            },
+        ),
+        ("Done", reply(1, Reply::Done)),
+        ("Created", reply(2, Reply::Created { pid: 17, at_ns: 3_000 })),
+        ("Started", reply(3, Reply::Started { pid: 70_000, at_ns: u64::MAX })),
+        ("InvalidArgument", error(ErrorKind::InvalidArgument, 0)),
+        ("NotFound", error(ErrorKind::NotFound, 0)),
+        ("WrongState", error(ErrorKind::WrongState, 0)),
+        ("ProgramMissing", error(ErrorKind::ProgramMissing, 2)),
+        ("ProgramNotExecutable", error(ErrorKind::ProgramNotExecutable, 13)),
+        ("Failed", error(ErrorKind::Failed, -1)),
+        ("ProcessExited", exited(ExitStatus::Exited(255), false)),
+        ("ProcessExited-Signaled", exited(ExitStatus::Signaled(9), true)),
+    ]
+}
+
+fn container_plan() -> ContainerPlan {
+    ContainerPlan {
+        id: "c".into(),
+        namespaces: Namespaces { pid: true, uts: false, ipc: true, cgroup: false, network: true },
+        hostname: Some("h".into()),
+        domainname: None,
+        root: RootPlan { share: "root".into(), read_only: true, propagation: 0x44000 },
+        mounts: vec![
+            MountPlan {
+                destination: "/data".into(),
+                source: MountSource::Share { name: "s".into(), directory: true, recursive: false },
+                flags: 0x1001,
+                propagation: vec![0x40000],
+                recursive: Some(MountAttributes { set: 1, clear: 0x10 }),
+            },
+            MountPlan {
+                destination: "/tmp".into(),
+                source: MountSource::FileSystem {
+                    kind: "tmpfs".into(),
+                    source: "tmp".into(),
+                    data: "mode=1777".into(),
+                    copy_up: true,
+                },
+                flags: 0,
+                propagation: vec![],
+                recursive: None,
+            },
+        ],
+        devices: vec![DevicePlan {
+            path: "/dev/x".into(),
+            mode: 0o020_666,
+            major: 1,
+            minor: 300,
+            uid: 5,
+            gid: 6,
+        }],
+        masked_paths: vec!["/proc/kcore".into()],
+        readonly_paths: vec!["/proc/sys".into()],
+        sysctl: vec![FileWrite { path: "net/a".into(), value: "1".into() }],
+        cgroup: CgroupPlan {
+            settings: vec![FileWrite { path: "pids.max".into(), value: "9".into() }],
+            device_program: Some(vec![0x95, 0, 0, 0, 0, 0, 0, 0]),
+        },
+        seccomp: Some(SeccompPlan { program: vec![6, 0, 0, 0, 0, 0, 0xff, 0x7f], flags: 4 }),
+        init: process_plan(),
+    }
+}
+
+fn process_plan() -> ProcessPlan {
+    ProcessPlan {
+        args: vec!["sh".into(), "-c".into()],
+        env: vec!["A=b".into()],
+        cwd: "/w".into(),
+        user: UserPlan { uid: 1000, gid: 100, additional_gids: vec![4, 24], umask: Some(0o27) },
+        capabilities: Capabilities {
+            bounding: 0xa804_25fb,
+            effective: 1,
+            inheritable: 2,
+            permitted: 3,
+            ambient: 1 << 40,
+        },
+        rlimits: vec![Rlimit { resource: 7, soft: 1024, hard: u64::MAX }],
+        no_new_privileges: true,
+        oom_score_adj: Some(-500),
+        io_priority: Some(IoPriority { class: 2, level: 7 }),
+        scheduler: Some(Scheduler {
+            policy: 6,
+            flags: 1,
+            nice: -3,
+            priority: 2,
+            runtime: 10,
+            deadline: 20,
+            period: 30,
+        }),
+        personality: Some(8),
+        stdio: StdioPlan {
+            stdin: Some(FIRST_STREAM_PORT),
+            stdout: None,
+            stderr: Some(FIRST_STREAM_PORT + 1),
+            terminal: Some(TerminalPlan {
+                port: FIRST_STREAM_PORT + 2,
+                size: WindowSize { rows: 24, columns: 80 },
+            }),
+        },
+    }
+}
