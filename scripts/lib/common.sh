@@ -29,19 +29,21 @@ is_root() {
     [[ $(id -u) == 0 ]]
 }
 
+# missing_packages PACKAGE…: those that are not installed, one a line.
+missing_packages() {
+    local installed package
+    # "installed" alone: a removed package whose configuration is still there is known, too.
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
+    for package in "$@"; do
+        grep -qxF "installed $package" <<<"$installed" || echo "$package"
+    done | LC_ALL=C sort -u
+}
+
 # require_packages PURPOSE PACKAGE…: installs those Debian packages that are not there yet.
 require_packages() {
-    local purpose=$1
+    local purpose=$1 missing
     shift
-    local missing=() package
-    local seen=" "
-    for package in "$@"; do
-        [[ $seen != *" $package "* ]] || continue
-        seen+="$package "
-        if [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) != installed ]]; then
-            missing+=("$package")
-        fi
-    done
+    mapfile -t missing < <(missing_packages "$@")
     ((${#missing[@]})) || return 0
     command -v apt-get >/dev/null 2>&1 ||
         die "$purpose needs these Debian packages and there is no apt-get here: ${missing[*]}"

@@ -6,7 +6,7 @@
 lab_image_directory() {
     local here=$RINGFENCE_CHECKOUT/scripts/lib
     printf '%s/lab-%s\n' "$RINGFENCE_CACHE" "$(content_key "$here/make-lab-image" \
-        "$here/make-roots" "$here/debian.sh" "$here/cpio.py")"
+        "$here/make-roots" "$here/debian.sh" "$here/cpio.py" "$here/lab-guest/modules.sh")"
 }
 
 # ensure_lab_image: makes the image unless it is there.

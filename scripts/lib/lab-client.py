@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """The host's side of the lab: starts and stops its QEMU, and runs commands in it.
 
-    lab-client.py run  OPTIONS [--directory DIR] -- COMMAND…   a lab for one command, or the one in DIR
-    lab-client.py up   OPTIONS --directory DIR                 start one and leave it running
-    lab-client.py down --directory DIR
-    lab-client.py status --directory DIR
+    lab-client.py run OPTIONS --instance DIR --run-directory DIR -- COMMAND…
+        in the lab of --instance when it is what the options ask for, else in one for this command
+    lab-client.py up OPTIONS --instance DIR        start one and leave it running
+    lab-client.py down --instance DIR
+    lab-client.py status --instance DIR
 
 Called by scripts/lab, which makes the image and reads the command line. The protocol is described in
 lab-guest/exec-server.py.
 """
 
 import argparse
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -37,6 +39,9 @@ STDIN_WINDOW = 256 * 1024
 READY = b"ringfence-lab: ready"
 FAILED = b"ringfence-lab: failed"
 PR_SET_PDEATHSIG = 1
+# On a busy machine the emulated one stands still now and then. Its kernel must neither give up on its
+# timer at boot, nor distrust its clock, nor report stalls.
+PATIENCE = "no_timer_check tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
 # After a signal that should end the command, it has this long before it is killed.
 GRACE_SECONDS = 10
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -84,7 +89,7 @@ def write_initramfs(options, directory, token):
     command = [sys.executable, os.path.join(HERE, "cpio.py")]
     command += ["--file", f"init={guest}/initramfs-init"]
     command += ["--file", f"lab/config={config}", "--file", f"lab/token={token_file}:600"]
-    for name in ("init", "sync-binaries", "exec-server.py"):
+    for name in ("init", "modules.sh", "sync-binaries", "exec-server.py"):
         command += ["--file", f"lab/{name}={guest}/{name}"]
     for parent, _, files in os.walk(os.path.join(guest, "etc")):
         for name in files:
@@ -112,7 +117,7 @@ def qemu_command(options, directory, initramfs):
     command += ["-serial", f"file:{option_value(directory)}/console.log"]
     command += ["-qmp", f"unix:{option_value(directory)}/qmp.sock,server=on,wait=off"]
     command += ["-kernel", f"{options.image}/vmlinuz", "-initrd", initramfs]
-    command += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]
+    command += ["-append", f"console=ttyS0 quiet panic=-1 mitigations=off {PATIENCE}"]
     disk = f"file={option_value(options.image)}/disk,format=raw,if=virtio,snapshot=on,cache=unsafe"
     command += ["-drive", disk]
     # Cut off from every network; the one way in is the command server's port.
@@ -165,9 +170,6 @@ class Lab:
     def start(self, options, keep):
         """Starts QEMU and waits until it takes commands."""
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        for name in ("state.json", "console.log", "qmp.sock"):
-            if os.path.exists(self.path(name)):
-                os.unlink(self.path(name))
         token = secrets.token_hex(32)
         initramfs = write_initramfs(options, self.directory, token)
         wait = 15 if options.clock == "wall" else 45
@@ -537,19 +539,63 @@ def run_command(lab, state, options):
 # --- the command line --------------------------------------------------------------------------
 
 
+def matches(state, options):
+    """Whether a running lab is what is asked for."""
+    if state["recipe"] != options.recipe:
+        say(f"the running lab ({options.clock} clock) is of an older recipe; scripts/lab down stops it")
+        return False
+    cpus, memory = options.cpus, options.memory
+    return cpus in (None, state["cpus"]) and (memory is None or memory <= state["memory"])
+
+
+@contextlib.contextmanager
+def turn(lab, state):
+    """On the instruction clock one run at a time has the machine, so that none is in another's figures.
+    Between runs it stands still: idle, it would jump from timer to timer as fast as it can."""
+    if state["clock"] != "instructions":
+        yield
+        return
+    with open(lab.directory + ".turn", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another run on the instruction clock")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lab.qmp("cont")
+        try:
+            yield
+        except SystemExit:
+            # A run that was given up: the server needs a moment to kill what it started.
+            time.sleep(1)
+            raise
+        finally:
+            try:
+                lab.qmp("stop")
+            except OSError:
+                # It ended during the run.
+                pass
+
+
+def settle_size(options):
+    options.cpus = options.cpus or options.default_cpus
+    options.memory = options.memory or options.default_memory
+
+
 def run(options):
-    if options.directory:
-        lab = Lab(options.directory)
-        state = lab.state()
-        if not state:
-            raise LabError(f"no lab runs in {options.directory}")
-        return run_command(lab, state, options)
+    instance = Lab(options.instance)
+    if options.keep:
+        up(options)
+    if not options.new:
+        state = instance.state()
+        if state and matches(state, options):
+            with turn(instance, state):
+                return run_command(instance, state, options)
     # Ending by a signal runs the clean-up.
     for number in FORWARDED:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
-    os.makedirs(options.run_directory, mode=0o700, exist_ok=True)
     remove_leftovers(options.run_directory)
+    settle_size(options)
     lab = Lab(tempfile.mkdtemp(prefix=f"once-{os.getpid()}-", dir=options.run_directory))
     process = None
     try:
@@ -583,20 +629,43 @@ def remove_leftovers(run_directory):
 
 
 def up(options):
-    Lab(options.directory).start(options, keep=True)
+    lab = Lab(options.instance)
+    with open(options.instance + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        state = lab.state()
+        if state and matches(state, options):
+            say(f"a lab is running already ({options.clock} clock)")
+            return 0
+        if state:
+            say(f"stopping the running lab ({options.clock} clock): it is not what is asked for")
+        lab.stop()
+        settle_size(options)
+        try:
+            lab.start(options, keep=True)
+        except LabError:
+            keep_logs(lab, options.run_directory)
+            raise
+        if options.clock == "instructions":
+            lab.qmp("stop")
     return 0
 
 
 def down(options):
-    return 0 if Lab(options.directory).stop() else 1
+    if not Lab(options.instance).stop():
+        return 1
+    say(f"stopped the lab ({options.clock} clock)")
+    return 0
 
 
 def status(options):
-    state = Lab(options.directory).state()
+    state = Lab(options.instance).state()
     if not state:
+        print(f"lab, {options.clock} clock: not running")
         return 1
-    del state["token"]
-    print(json.dumps(state))
+    print(
+        f"lab, {options.clock} clock: running, {state['cpus']} CPUs, {state['memory']} MiB,"
+        f" started in {state['boot_seconds']} s, process {state['pid']}, {options.instance}"
+    )
     return 0
 
 
@@ -613,18 +682,13 @@ def main():
     open_standard_streams()
     parser = argparse.ArgumentParser(prog="lab-client.py")
     parser.add_argument("verb", choices=("run", "up", "down", "status"))
-    parser.add_argument("--clock", choices=("wall", "instructions"))
-    parser.add_argument("--cpus", type=int)
-    parser.add_argument("--memory", type=int)
-    parser.add_argument("--image")
-    parser.add_argument("--recipe")
-    parser.add_argument("--checkout")
-    parser.add_argument("--cache")
-    parser.add_argument("--cwd")
-    parser.add_argument("--directory")
-    parser.add_argument("--run-directory")
-    parser.add_argument("--terminal", action="store_true")
-    parser.add_argument("--deadline", type=int, default=300)
+    parser.add_argument("--clock", choices=("wall", "instructions"), required=True)
+    for name in ("cpus", "memory", "default-cpus", "default-memory", "deadline"):
+        parser.add_argument(f"--{name}", type=int)
+    for name in ("image", "recipe", "checkout", "cache", "cwd", "instance", "run-directory"):
+        parser.add_argument(f"--{name}")
+    for name in ("terminal", "new", "keep"):
+        parser.add_argument(f"--{name}", action="store_true")
     arguments, command = sys.argv[1:], []
     if "--" in arguments:
         end = arguments.index("--")
