@@ -364,6 +364,22 @@ class Session:
             os.kill(self.pid, number)
 
 
+def contents(path):
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def synchronize_binaries(checkout):
+    """The staged binaries may have changed since the last command. Looked at here, since a shell for
+    each command would take longer than most commands."""
+    staged = contents(f"{checkout}/target/ringfence/lib/ringfence/stamp")
+    if staged and staged != contents("/usr/local/lib/ringfence/stamp"):
+        subprocess.run(["/run/lab/sync-binaries", checkout], check=True)
+
+
 def serve(connection, token):
     """One connection, in a process of its own."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -371,7 +387,7 @@ def serve(connection, token):
         return
     request = json.loads(receive_frame(connection, b"r", MAX_REQUEST))
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    subprocess.run(["/run/lab/sync-binaries", request["checkout"]], check=True)
+    synchronize_binaries(request["checkout"])
     connection.setblocking(False)
     try:
         Session(connection, request).run()
@@ -397,7 +413,7 @@ def main():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
             serve(connection, token)
-        except (ConnectionError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
             print(f"ringfence-lab: connection dropped: {error}", flush=True)
         os._exit(0)
 
