@@ -214,6 +214,7 @@ impl EventLoop {
             let (name, hook) = (self.name.clone(), self.hook.clone());
             *thread =
                 Some(std::thread::Builder::new().name(self.name.clone()).spawn(move || {
+                    let _guard = AbortOnPanic;
                     if let Some(hook) = hook {
                         hook(&name);
                     }
@@ -229,8 +230,21 @@ impl Drop for EventLoop {
         let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = self.shared.exit.write(1);
-            // A panic of a worker has been reported by the panic hook.
+            // It has not panicked, or this process would not be here.
             let _ = thread.join();
+        }
+    }
+}
+
+/// A worker panics when an invariant of this crate is broken. What it leaves behind is unknown, and
+/// a machine that goes on without one of its devices only looks alive: the process ends.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The panic hook has said why.
+            std::process::abort();
         }
     }
 }
@@ -320,8 +334,8 @@ impl<W: Worker> Drop for WorkerHandle<W> {
     }
 }
 
-/// A worker that panicked takes the VM down by the process's panic hook; the lock stays usable so
-/// that nothing panics again on the way.
+/// A panic under the lock ends the process, or is a test's own; the lock stays usable so that
+/// nothing panics again on the way.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

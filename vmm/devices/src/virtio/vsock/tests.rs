@@ -3,6 +3,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::request::{HEADER_SIZE, Header, TYPE_STREAM, op, shutdown};
 use super::*;
 use crate::event_loop::EventLoop;
@@ -540,4 +542,129 @@ fn says_so_when_requests_pile_up_or_the_device_is_gone() {
     assert!(!device.queue_sizes().is_empty());
     drop(device);
     assert!(matches!(host.connect(1, socket()), Err(VsockError::DeviceGone)));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    GuestWrites(usize),
+    GuestReads,
+    GuestEnds,
+    HostWrites(usize),
+    HostReads(usize),
+    HostEnds,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..70_000usize).prop_map(Step::GuestWrites),
+        3 => Just(Step::GuestReads),
+        1 => Just(Step::GuestEnds),
+        4 => (1..300_000usize).prop_map(Step::HostWrites),
+        3 => (1..300_000usize).prop_map(Step::HostReads),
+        1 => Just(Step::HostEnds),
+    ]
+}
+
+/// One connection with both ends, and what each has sent and received.
+struct Conversation {
+    guest: Guest,
+    peer: Peer,
+    host: UnixStream,
+    from_guest: (Vec<u8>, Vec<u8>),
+    from_host: (Vec<u8>, Vec<u8>),
+    guest_ended: bool,
+    host_ended: bool,
+    guest_saw_end: bool,
+}
+
+impl Conversation {
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::GuestWrites(len) if !self.guest_ended => {
+                let len = (*len).min(self.peer.room()).min(64 << 10);
+                if len > 0 {
+                    let data = pattern(self.from_guest.0.len() + len);
+                    let data = &data[self.from_guest.0.len()..];
+                    self.guest.write(&mut self.peer, data);
+                    self.from_guest.0.extend(data);
+                }
+            }
+            Step::HostWrites(len) if !self.host_ended => {
+                let data = pattern(self.from_host.0.len() + len);
+                let data = &data[self.from_host.0.len()..];
+                let count = self.host.write(data).unwrap_or(0);
+                self.from_host.0.extend(&data[..count]);
+            }
+            Step::GuestReads => self.guest_reads(),
+            Step::HostReads(len) => {
+                let mut bytes = vec![0; *len];
+                let count = self.host.read(&mut bytes).unwrap_or(0);
+                self.from_guest.1.extend(&bytes[..count]);
+            }
+            Step::GuestEnds if !self.guest_ended => {
+                self.guest_ended = true;
+                self.guest.say(&self.peer, op::SHUTDOWN, shutdown::SEND);
+            }
+            Step::HostEnds if !self.host_ended => {
+                self.host_ended = true;
+                self.host.shutdown(Shutdown::Write).unwrap();
+            }
+            _ => (),
+        }
+    }
+
+    fn guest_reads(&mut self) {
+        while let Some((header, data)) = self.guest.receive() {
+            self.peer.learn(&header);
+            assert!(!(self.guest_saw_end && header.op == op::RW), "data after the end");
+            self.from_host.1.extend(&data);
+            self.peer.read = self.peer.read.wrapping_add(header.len);
+            match header.op {
+                op::CREDIT_REQUEST => self.guest.say(&self.peer, op::CREDIT_UPDATE, 0),
+                op::SHUTDOWN => self.guest_saw_end = true,
+                op => assert!(op == op::RW || op == op::CREDIT_UPDATE, "operation {op}"),
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the two ends do in whatever order: each gets the bytes of the other, all of them,
+    /// in order, and then the end.
+    #[test]
+    fn carries_both_directions_whole_in_any_order(
+        steps in prop::collection::vec(any_step(), 0..40),
+    ) {
+        let mut guest = Guest::new();
+        let (peer, host) = guest.connect(5000, PORT);
+        let mut talk = Conversation {
+            guest,
+            peer,
+            host,
+            from_guest: Default::default(),
+            from_host: Default::default(),
+            guest_ended: false,
+            host_ended: false,
+            guest_saw_end: false,
+        };
+        for step in &steps {
+            talk.step(step);
+        }
+        talk.step(&Step::HostEnds);
+        talk.step(&Step::GuestEnds);
+        let mut host_saw_end = false;
+        for _ in 0..1000 {
+            talk.guest_reads();
+            host_saw_end |= drain(&mut talk.host, &mut talk.from_guest.1);
+            if host_saw_end && talk.guest_saw_end {
+                break;
+            }
+        }
+        prop_assert!(host_saw_end && talk.guest_saw_end);
+        prop_assert!(talk.from_guest.0 == talk.from_guest.1, "guest to host");
+        prop_assert!(talk.from_host.0 == talk.from_host.1, "host to guest");
+        prop_assert!(talk.guest.driver.faults.lines().is_empty());
+    }
 }
