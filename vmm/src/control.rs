@@ -4,7 +4,8 @@
 //! machine, one at a time, so that nothing here needs a lock.
 
 use crate::boot::entry::EntryError;
-use crate::jail::fds;
+use crate::jail::seccomp::{Filters, SeccompError};
+use crate::jail::{self, JailError, fds};
 use crate::machine::{
     self, BuildError, DeviceRequestError, Machine, MachineEvent, MachineSpec, ShareSpec, SpecError,
     Surroundings, ThreadHooks, WrongState, with_causes,
@@ -13,6 +14,7 @@ use crate::timeline::Timeline;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 use vmm_api::{
     Channel, ChannelError, Event, FromVmm, GuestExit, Reply, Request, ToVmm, VmmError, VmmErrorKind,
@@ -21,6 +23,15 @@ use vmm_api::{
 /// How long the boot processor may take to report from its first instructions: microseconds on
 /// hardware, some 30 ms on an interpreter.
 const ENTRY_DEADLINE: Duration = Duration::from_millis(800);
+
+/// How far the process confines itself before it builds the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jail {
+    /// As [`jail`] says; a host that refuses any of it gets no machine.
+    Full,
+    /// Not at all: for debugging, at the launcher's express wish.
+    None,
+}
 
 /// Why the VMM ends.
 #[derive(Debug)]
@@ -42,6 +53,10 @@ enum RequestError {
     Spec(#[source] SpecError),
     #[error("/proc/self/fd cannot be opened; is /proc mounted?")]
     ProcSelfFd(#[source] Errno),
+    #[error("the VMM cannot be confined")]
+    Jail(#[source] JailError),
+    #[error("the VMM cannot be confined")]
+    Seccomp(#[source] SeccompError),
     #[error("the machine could not be built")]
     Build(#[source] BuildError),
     #[error("the machine did not start")]
@@ -70,7 +85,7 @@ impl RequestError {
                 DeviceRequestError::Vsock(_) => VmmErrorKind::Host,
                 _ => VmmErrorKind::InvalidConfig,
             },
-            Self::ProcSelfFd(_) => VmmErrorKind::Host,
+            Self::ProcSelfFd(_) | Self::Jail(_) | Self::Seccomp(_) => VmmErrorKind::Host,
             Self::Build(error) => error.kind(),
             Self::Entry(_) | Self::StoppedAtOnce(_) => VmmErrorKind::Kvm,
             Self::State(_) | Self::NotBooted | Self::BootedAlready => VmmErrorKind::WrongState,
@@ -84,15 +99,15 @@ impl RequestError {
 
 /// Serves one launcher until the end, from the first request on. `start_ns` is when the process
 /// began.
-pub fn serve(channel: &Channel, start_ns: u64) -> End {
-    match boot(channel, start_ns) {
+pub fn serve(channel: &Channel, jail: Jail, start_ns: u64) -> End {
+    match boot(channel, jail, start_ns) {
         Ok(machine) => run(channel, &machine).unwrap_or_else(channel_end),
         Err(end) => end,
     }
 }
 
 /// Waits for [`Request::Boot`] and fulfils it.
-fn boot(channel: &Channel, start_ns: u64) -> Result<Machine, End> {
+fn boot(channel: &Channel, jail: Jail, start_ns: u64) -> Result<Machine, End> {
     loop {
         let (ToVmm { id, request }, fds) = channel.receive().map_err(channel_end)?;
         let Request::Boot(config) = request else {
@@ -103,7 +118,7 @@ fn boot(channel: &Channel, start_ns: u64) -> Result<Machine, End> {
         timeline.step("configuration");
         let started = MachineSpec::new(*config, fds)
             .map_err(RequestError::Spec)
-            .and_then(|spec| start(spec, &mut timeline));
+            .and_then(|spec| start(spec, jail, &mut timeline));
         return match started {
             Ok(machine) => {
                 let timeline = timeline.into_spans();
@@ -119,12 +134,24 @@ fn boot(channel: &Channel, start_ns: u64) -> Result<Machine, End> {
 }
 
 /// Builds the machine and lets it run, up to the report from its first instructions.
-fn start(spec: MachineSpec, timeline: &mut Timeline) -> Result<Machine, RequestError> {
-    let surroundings = Surroundings {
-        proc_self_fd: fds::proc_self_fd().map_err(RequestError::ProcSelfFd)?,
-        hooks: ThreadHooks::default(),
-    };
+fn start(spec: MachineSpec, jail: Jail, timeline: &mut Timeline) -> Result<Machine, RequestError> {
+    let proc_self_fd = fds::proc_self_fd().map_err(RequestError::ProcSelfFd)?;
+    let mut hooks = ThreadHooks::default();
+    let mut filters = None;
+    if jail == Jail::Full {
+        jail::enter().map_err(RequestError::Jail)?;
+        let compiled = Arc::new(Filters::compile().map_err(RequestError::Seccomp)?);
+        hooks.device = Some(compiled.device_hook());
+        filters = Some(compiled);
+        timeline.step("jail");
+    }
+    let surroundings = Surroundings { proc_self_fd, hooks };
     let machine = machine::build(spec, &surroundings, timeline).map_err(RequestError::Build)?;
+    if let Some(filters) = filters {
+        // All threads that build a machine are there, and none has run guest code.
+        filters.confine_process().map_err(RequestError::Seccomp)?;
+        timeline.step("system call filters");
+    }
     machine.resume().map_err(RequestError::State)?;
     match machine.events().wait(ENTRY_DEADLINE) {
         Some(MachineEvent::Entered { start_ns, end_ns }) => {

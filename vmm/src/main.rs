@@ -4,19 +4,25 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use vmm::control::{self, End};
+use vmm::control::{self, End, Jail};
+use vmm::jail::fds;
 use vmm::machine::with_causes;
 use vmm::{host_check, process, timeline};
+use vmm_api::CHANNEL_FD;
 
 fn main() -> ExitCode {
     let start_ns = timeline::now_ns();
+    process::end_on_panic();
     let mut arguments = std::env::args_os().skip(1);
     match (arguments.next(), arguments.next(), arguments.next()) {
-        (None, ..) => serve(start_ns),
+        (None, ..) => serve(Jail::Full, start_ns),
+        (Some(option), None, _) if option == "--no-jail" => serve(Jail::None, start_ns),
         (Some(option), path, None) if option == "--check-kvm" => check_kvm(path),
         _ => {
             eprintln!(
-                "usage: ringfence-vmm --check-kvm [PATH]; without arguments it is started by ringfence"
+                "usage: ringfence-vmm --check-kvm [PATH]\n\
+                 Otherwise ringfence starts it: ringfence-vmm [--no-jail], with its channel as \
+                 descriptor {CHANNEL_FD}."
             );
             ExitCode::FAILURE
         }
@@ -38,8 +44,15 @@ fn check_kvm(path: Option<OsString>) -> ExitCode {
 }
 
 /// Does not return: nothing of a machine is worth an orderly end (see [`process::end`]).
-fn serve(start_ns: u64) -> ! {
-    let code = match control::serve(&process::channel(), start_ns) {
+fn serve(jail: Jail, start_ns: u64) -> ! {
+    let end = match fds::close_others() {
+        Ok(()) => control::serve(&process::channel(), jail, start_ns),
+        Err(error) => {
+            eprintln!("ringfence-vmm: inherited descriptors cannot be closed: {error}");
+            End::NotBooted
+        }
+    };
+    let code = match end {
         End::LauncherGone | End::GuestExited(_) => 0,
         End::NotBooted => 1,
         End::ChannelFailed(error) => {

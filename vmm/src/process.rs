@@ -5,6 +5,9 @@
 use std::os::fd::{FromRawFd, OwnedFd};
 use vmm_api::{CHANNEL_FD, Channel};
 
+/// Exit status after a panic, that of Rust's own runtime.
+const PANICKED: u8 = 101;
+
 /// Takes the channel from where the launcher put it. To be called once.
 #[must_use]
 pub fn channel() -> Channel {
@@ -21,4 +24,14 @@ pub fn channel() -> Channel {
 pub fn end(code: u8) -> ! {
     // SAFETY: no destructor of this process has an effect outside it.
     unsafe { libc::_exit(code.into()) }
+}
+
+/// Makes a panic on any thread end the process, after its message. A worker that broke an invariant
+/// of ours must not leave its guest half served; the supervisor sees the status.
+pub fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        end(PANICKED);
+    }));
 }
