@@ -48,20 +48,22 @@ impl IdMap {
     /// # Errors
     /// [`IdMapError`] names the range that is empty, too long, or overlaps another.
     pub fn new(ranges: Vec<IdRange>) -> Result<Self, IdMapError> {
-        let overlap = |a: u32, b: u32, x: IdRange, y: IdRange| {
-            u64::from(a) < u64::from(b) + u64::from(y.count)
-                && u64::from(b) < u64::from(a) + u64::from(x.count)
-        };
-        for (index, &a) in ranges.iter().enumerate() {
-            let fits = |first: u32| u64::from(first) + u64::from(a.count) <= u64::from(NO_ID);
-            if a.count == 0 || !fits(a.guest) || !fits(a.host) {
-                return Err(IdMapError::Range(a));
+        let mut rest = ranges.as_slice();
+        while let [a, others @ ..] = rest {
+            if a.count == 0
+                || end(a.guest, a.count) > NO_ID.into()
+                || end(a.host, a.count) > NO_ID.into()
+            {
+                return Err(IdMapError::Range(*a));
             }
-            for &b in ranges.iter().skip(index + 1) {
-                if overlap(a.guest, b.guest, a, b) || overlap(a.host, b.host, a, b) {
-                    return Err(IdMapError::Overlap(a, b));
-                }
+            let overlaps = |b: &&IdRange| {
+                meet((a.guest, a.count), (b.guest, b.count))
+                    || meet((a.host, a.count), (b.host, b.count))
+            };
+            if let Some(b) = others.iter().find(overlaps) {
+                return Err(IdMapError::Overlap(*a, *b));
             }
+            rest = others;
         }
         Ok(Self { ranges })
     }
@@ -94,6 +96,16 @@ impl IdMap {
             range.guest.checked_add(offset)
         })
     }
+}
+
+/// The id after a range.
+fn end(first: u32, count: u32) -> u64 {
+    u64::from(first).saturating_add(count.into())
+}
+
+/// Whether two ranges of a first id and a count share an id.
+fn meet(a: (u32, u32), b: (u32, u32)) -> bool {
+    u64::from(a.0) < end(b.0, b.1) && u64::from(b.0) < end(a.0, a.1)
 }
 
 #[cfg(test)]

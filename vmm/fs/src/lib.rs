@@ -32,6 +32,16 @@
 //! fchmodat fchownat utimensat ftruncate fallocate fsync fdatasync syncfs copy_file_range getxattr
 //! setxattr listxattr removexattr umask setfsuid setfsgid capset`; before it, once a thread:
 //! `unshare fchdir capget`.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)] // A guest chooses nearly every number here; none of them may become a panic.
 
 mod acl;
 mod buffers;

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
 use rustix::io::Errno;
+use rustix::path::DecInt;
 use thiserror::Error;
 
 use crate::handle::HandleTable;
@@ -168,6 +170,13 @@ impl Server {
         shares.values().map(Arc::clone).collect()
     }
 
+    /// Opens what an `O_PATH` descriptor stands for. Only for regular files and directories, and
+    /// for `O_PATH` again: opening a fifo or a device acts on it.
+    pub(crate) fn reopen(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let name = DecInt::from_fd(fd);
+        openat(&self.proc_self_fd, name.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
     pub(crate) fn proc_self_fd(&self) -> BorrowedFd<'_> {
         self.proc_self_fd.as_fd()
     }
@@ -175,8 +184,7 @@ impl Server {
 
 /// A descriptor must be seen as itself in the directory.
 fn check_proc_self_fd(proc_self_fd: &OwnedFd) -> Result<(), Errno> {
-    use rustix::fs::{AtFlags, StatxFlags, statx};
-    let name = rustix::path::DecInt::from_fd(proc_self_fd);
+    let name = DecInt::from_fd(proc_self_fd);
     let direct = statx(proc_self_fd, c"", AtFlags::EMPTY_PATH, StatxFlags::INO)?;
     let through = statx(proc_self_fd, name.as_c_str(), AtFlags::empty(), StatxFlags::INO)?;
     if direct.stx_ino == through.stx_ino { Ok(()) } else { Err(Errno::STALE) }

@@ -85,7 +85,7 @@ impl Session {
             flags: low,
             max_background: limits.max_background,
             // The guest calls its device congested at three quarters, as fuse does by default.
-            congestion_threshold: limits.max_background - limits.max_background / 4,
+            congestion_threshold: limits.max_background.saturating_sub(limits.max_background >> 2),
             max_write: MAX_DATA,
             time_gran: 1,
             max_pages: MAX_PAGES,

@@ -9,10 +9,10 @@
 //! beneath their share without following links, like everything else.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags, openat, openat2, readlinkat};
+use rustix::fs::{FileType, Mode, OFlags, openat2, readlinkat};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 use serde::{Deserialize, Serialize};
@@ -181,12 +181,10 @@ impl Server {
     }
 
     fn open_in_share(&self, share: &ActiveShare, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
         if path.is_empty() {
-            let name = DecInt::from_fd(share.root());
-            return openat(self.proc_self_fd(), name.as_c_str(), flags, Mode::empty());
+            return self.reopen(share.root(), OFlags::PATH);
         }
-        let flags = flags | OFlags::NOFOLLOW;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         retry_race(|| openat2(share.root(), path, flags, Mode::empty(), BENEATH))
     }
 
@@ -240,14 +238,10 @@ impl Server {
                 if inode.share.read_only && flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
                     return Err(Errno::ROFS);
                 }
-                let name = DecInt::from_fd(inode.fd());
-                let flags = flags | OFlags::CLOEXEC;
-                let fd = openat(self.proc_self_fd(), name.as_c_str(), flags, Mode::empty())?;
-                (fd, HandleKind::File)
+                (self.reopen(inode.fd(), flags)?, HandleKind::File)
             }
             FileType::Directory => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let fd = openat(inode.fd().as_fd(), c".", flags, Mode::empty())?;
+                let fd = self.reopen(inode.fd(), OFlags::RDONLY | OFlags::DIRECTORY)?;
                 (fd, HandleKind::Directory { position: UNKNOWN_POSITION.into() })
             }
             _ => return Err(Errno::BADF),

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::sync::{Arc, PoisonError};
 
-use rustix::fs::{FileType, Mode, OFlags, RawDir, RawDirEntry, SeekFrom, openat, seek};
+use rustix::fs::{FileType, OFlags, RawDir, RawDirEntry, SeekFrom, seek};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -32,8 +32,9 @@ impl Worker {
             return Err(Errno::NOTDIR);
         }
         self.server.handles.check_room()?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = openat(inode.fd(), c".", flags, Mode::empty()).map_err(table_full)?;
+        // Not "." in it: that asks for the right to search it, which reading does not need.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = self.reopen(inode.fd(), flags).map_err(table_full)?;
         let open_flags = match self.cache(&inode.share) {
             CachePolicy::Always => fopen::KEEP_CACHE | fopen::CACHE_DIR,
             CachePolicy::None | CachePolicy::Auto => 0,
@@ -208,6 +209,6 @@ impl Record<'_> {
 /// 24 bytes there, and 32 or 160 here. An entry that does not fit costs a seek, which on an
 /// overlay's merged directory walks the whole list.
 fn host_budget(size: usize, plus: bool) -> usize {
-    let fits = if plus { size / 160 * 24 } else { size / 32 * 24 };
-    fits.clamp(*HOST_ENTRIES.start(), *HOST_ENTRIES.end())
+    let entries = size.checked_div(if plus { 160 } else { 32 }).unwrap_or_default();
+    entries.saturating_mul(24).clamp(*HOST_ENTRIES.start(), *HOST_ENTRIES.end())
 }

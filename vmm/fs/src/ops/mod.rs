@@ -15,9 +15,8 @@ pub(crate) use open::host_flags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags, openat, statx};
+use rustix::fs::{AtFlags, OFlags, Statx, StatxFlags, statx};
 use rustix::io::Errno;
-use rustix::path::DecInt;
 
 use crate::buffers::Chain;
 use crate::inode::Inode;
@@ -165,11 +164,8 @@ impl Worker {
         self.credentials.clear_set_id_bits(clear)
     }
 
-    /// Opens what an `O_PATH` descriptor stands for. Only for regular files and directories, and
-    /// for `O_PATH` again: opening a fifo or a device acts on it.
     fn reopen(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let name = DecInt::from_fd(fd);
-        openat(self.server.proc_self_fd(), name.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
+        self.server.reopen(fd, flags)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use file_server::wire::{EntryOut, FallocateIn, MknodIn, SetattrIn, fattr, opcode};
@@ -435,10 +435,13 @@ fn snapshot(root: &Path, prefix: &str, out: &mut BTreeMap<String, String>) {
             text += &format!(" xattr {:?}", &value[..len]);
         }
         if meta.is_file() {
-            text += &format!(" {:?}", std::fs::read(entry.path()).unwrap());
+            text += &format!(" {:?}", std::fs::read(entry.path()).ok());
         } else if meta.is_symlink() {
             text += &format!(" {:?}", std::fs::read_link(entry.path()).unwrap());
         } else if meta.is_dir() {
+            // Its mode has been noted; not only root is to see what is in it.
+            let all = std::fs::Permissions::from_mode(0o700);
+            std::fs::set_permissions(entry.path(), all).unwrap();
             snapshot(&entry.path(), &name, out);
         } else {
             assert!(meta.file_type().is_fifo());
