@@ -42,6 +42,10 @@ pub(crate) enum Moment {
     Gone = 8,
 }
 
+/// Moments that are known from the guest's clock only.
+const GUEST_SAYS: [Moment; 4] =
+    [Moment::AgentStarted, Moment::Created, Moment::Started, Moment::Exited];
+
 /// Moments of one run, in nanoseconds of the host's CLOCK_MONOTONIC.
 #[derive(Clone, Debug)]
 pub(crate) struct Timeline {
@@ -104,13 +108,17 @@ impl Timeline {
         let mut begin = self.began;
         for (index, name) in PHASES.iter().enumerate() {
             let Some(end) = self.ends.get(index).copied().flatten() else { continue };
-            // No later than the moments behind it, which the host has seen itself.
-            let latest = self.ends.iter().skip(index).copied().flatten().min().unwrap_or(end);
-            let end = end.min(latest).max(begin);
+            let end = end.min(self.next_seen(index).unwrap_or(end)).max(begin);
             phases.push((*name, begin, end - begin));
             begin = end;
         }
         phases
+    }
+
+    /// The next moment from this one on that the host has seen itself.
+    fn next_seen(&self, index: usize) -> Option<u64> {
+        let seen = |at: &usize| !GUEST_SAYS.iter().any(|moment| *moment as usize == *at);
+        (index..PHASES.len()).filter(seen).find_map(|at| self.ends.get(at).copied().flatten())
     }
 
     /// Writes the trace.

@@ -110,6 +110,8 @@ pub(crate) struct VmProcess {
     channel: AsyncFd<ChannelSocket>,
     next_id: u64,
     messages: Messages,
+    /// How it ended, once that is known: a caller may give up waiting for the rest.
+    over: Option<How>,
 }
 
 impl VmProcess {
@@ -135,6 +137,7 @@ impl VmProcess {
             channel: watch(ChannelSocket(ours)).map_err(failed)?,
             next_id: 0,
             messages: Messages::read(reader),
+            over: None,
         })
     }
 
@@ -156,8 +159,7 @@ impl VmProcess {
             let failed = |source| VmError::Channel { request: name, source };
             match self.channel.get_ref().0.send(&message, fds) {
                 Ok(()) => return Ok(Asked { id, name }),
-                // How it ended says more than that it is gone.
-                Err(ChannelError::Closed) => return Err(VmError::Ended(self.ended().await)),
+                Err(ChannelError::Closed) => return Err(self.refusal_or_end().await),
                 Err(ChannelError::WouldBlock) => {}
                 Err(source) => return Err(failed(source)),
             }
@@ -182,7 +184,8 @@ impl VmProcess {
                 }
                 Ok(FromVmm::Event(event)) => {
                     if let Some(how) = ends(event) {
-                        return Err(VmError::Ended(self.end(how).await));
+                        self.over = Some(how);
+                        return Err(VmError::Ended(self.ended().await));
                     }
                 }
                 Err(ChannelError::Closed) => return Err(VmError::Ended(self.ended().await)),
@@ -213,19 +216,33 @@ impl VmProcess {
 
     /// Waits for the end of the machine. Nothing is lost if the caller gives up waiting.
     pub(crate) async fn ended(&mut self) -> VmEnd {
-        let how = loop {
+        while self.over.is_none() {
             match self.receive().await {
-                Ok(FromVmm::Event(event)) => {
-                    if let Some(how) = ends(event) {
-                        break how;
-                    }
-                }
+                Ok(FromVmm::Event(event)) => self.over = ends(event),
                 Ok(FromVmm::Reply { .. }) => {}
-                Err(ChannelError::Closed) => break self.exit_status().await,
-                Err(error) => break How::Channel(error),
+                Err(ChannelError::Closed) => self.over = Some(self.exit_status().await),
+                Err(error) => self.over = Some(How::Channel(error)),
             }
-        };
-        self.end(how).await
+        }
+        self.kill();
+        drop(tokio::time::timeout(LAST_BREATH, self.process.wait()).await);
+        let messages = self.messages.finish().await;
+        VmEnd { how: self.over.take().unwrap_or(How::NotReaped), messages }
+    }
+
+    /// Why a VMM is gone. One that has refused a request ends, and its refusal says more than that.
+    async fn refusal_or_end(&mut self) -> VmError {
+        while self.over.is_none() {
+            match self.receive().await {
+                Ok(FromVmm::Reply { result: Err(refusal), .. }) => {
+                    return VmError::Refused(refusal);
+                }
+                Ok(FromVmm::Reply { result: Ok(_), .. }) => {}
+                Ok(FromVmm::Event(event)) => self.over = ends(event),
+                Err(_) => break,
+            }
+        }
+        VmError::Ended(self.ended().await)
     }
 
     async fn exit_status(&mut self) -> How {
@@ -235,12 +252,6 @@ impl VmProcess {
         }
     }
 
-    async fn end(&mut self, how: How) -> VmEnd {
-        self.kill();
-        drop(tokio::time::timeout(LAST_BREATH, self.process.wait()).await);
-        VmEnd { how, messages: self.messages.finish().await }
-    }
-
     async fn receive(&self) -> Result<FromVmm, ChannelError> {
         loop {
             let mut guard = self
@@ -248,7 +259,14 @@ impl VmProcess {
                 .readable()
                 .await
                 .map_err(|error| ChannelError::Socket(errno_of(&error)))?;
-            match guard.get_inner().0.receive::<FromVmm>() {
+            let channel = &guard.get_inner().0;
+            let received = match channel.receive::<FromVmm>() {
+                // A peer that is gone with requests unread is told of once (ECONNRESET), and before
+                // what it has sent can be read.
+                Err(ChannelError::Closed) => channel.receive(),
+                other => other,
+            };
+            match received {
                 Err(ChannelError::WouldBlock) => guard.clear_ready(),
                 // No message of the VMM carries descriptors; what came would be closed here.
                 other => return other.map(|(message, _)| message),
@@ -378,7 +396,9 @@ impl Messages {
     /// The last lines, after the process has ended.
     async fn finish(&mut self) -> Vec<String> {
         // A stranger could hold the pipe open; what has come is enough then.
-        drop(tokio::time::timeout(Duration::from_millis(200), &mut self.reader).await);
+        if !self.reader.is_finished() {
+            drop(tokio::time::timeout(Duration::from_millis(200), &mut self.reader).await);
+        }
         crate::text::printable_lines(&self.kept.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
