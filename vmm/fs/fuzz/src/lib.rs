@@ -31,7 +31,8 @@ pub struct Guest {
 /// fuzzer's own must stay.
 pub fn on_own_thread(session: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
-        scope.spawn(session);
+        // Joined by hand: a scope waits for what the thread does, not for what its end frees.
+        scope.spawn(session).join().expect("a session does not panic");
     });
 }
 
