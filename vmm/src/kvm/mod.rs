@@ -5,9 +5,11 @@
 
 mod irq;
 mod memory_slots;
+mod state;
 mod vcpu;
 mod vm;
 
+pub use state::{ChipState, VcpuState};
 pub use vcpu::{Exit, InterruptError, Vcpu, install_interrupt_handler, interrupt};
 pub use vm::Vm;
 

@@ -3,7 +3,9 @@
 #![expect(unsafe_code, reason = "the page shared with KVM, a signal handler")]
 
 use super::KvmError;
-use kvm_bindings::{CpuId, Msrs, kvm_cpuid_entry2, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs};
+use kvm_bindings::{
+    CpuId, Msrs, kvm_cpuid_entry2, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs, kvm_xsave,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -59,7 +61,7 @@ pub enum Exit<'a> {
 /// A virtual CPU. It belongs to the thread that runs it.
 #[derive(Debug)]
 pub struct Vcpu {
-    fd: VcpuFd,
+    pub(super) fd: VcpuFd,
     /// The page shared with KVM, mapped as long as `fd` lives.
     page: *mut kvm_run,
 }
@@ -134,6 +136,13 @@ impl Vcpu {
     /// [`KvmError::Call`].
     pub fn set_regs(&self, regs: &kvm_regs) -> Result<(), KvmError> {
         self.fd.set_regs(regs).map_err(KvmError::call("KVM_SET_REGS"))
+    }
+
+    /// Sets the floating point and vector registers.
+    pub(super) fn set_xsave(&self, xsave: &kvm_xsave) -> Result<(), KvmError> {
+        // SAFETY: KVM reads more than the structure only for features that the process has asked
+        // for with arch_prctl(2); nothing here does.
+        unsafe { self.fd.set_xsave(xsave) }.map_err(KvmError::call("KVM_SET_XSAVE"))
     }
 
     /// Tells the guest's clock that the host stopped this processor, so that its watchdogs do not

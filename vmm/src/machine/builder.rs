@@ -20,8 +20,8 @@ use kvm_bindings::kvm_cpuid_entry2;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use vmm_api::VmmErrorKind;
 
 /// Why a machine could not be built.
@@ -170,19 +170,20 @@ pub fn build(
         exits: exits.clone(),
         hook: surroundings.hooks.vcpu.clone(),
     };
+    let vcpus: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
     let threads = (0..)
-        .zip(vcpus)
+        .zip(&vcpus)
         .map(|(index, vcpu)| {
             let role = match index {
                 0 => Role::Boot { kernel_entry: kernel.entry },
                 _ => Role::Application,
             };
-            vcpu_thread::spawn(vcpu, index, role, shared.clone())
+            vcpu_thread::spawn(vcpu.clone(), index, role, shared.clone())
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(BuildError::Host)?;
     timeline.step("virtual cpus");
-    Ok(Machine { threads, state, exits, events, devices, vm, ram })
+    Ok(Machine { host, vcpus, threads, state, exits, events, devices, vm, ram })
 }
 
 fn check_host(

@@ -13,15 +13,16 @@ pub use events::{EventSender, Events, MachineEvent, with_causes};
 pub use run_state::WrongState;
 pub use spec::{ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, MachineSpec, ShareSpec, SpecError};
 
-use crate::kvm::{self, Vm};
+use crate::kvm::{self, Host, KvmError, Vcpu, Vm};
 use crate::memory::Ram;
+use crate::snapshot::{self, MachineState};
 use ::devices::virtio::fs::file_server::{Server, Share, ShareError};
 use ::devices::virtio::vsock::{VsockError, VsockHandle};
 use devices::Devices;
 use run_state::{RunState, Wanted};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_api::VmmStats;
@@ -54,15 +55,27 @@ pub enum DeviceRequestError {
     },
 }
 
+/// Why a machine's state could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// It is running.
+    #[error("the state of the machine cannot be taken now")]
+    State(#[source] WrongState),
+    /// KVM refused.
+    #[error("the state of the machine cannot be taken")]
+    Kvm(#[source] KvmError),
+}
+
 /// A built machine.
 pub struct Machine {
+    vcpus: Vec<Arc<Mutex<Vcpu>>>,
+    host: Host,
     threads: Vec<JoinHandle<()>>,
     state: Arc<RunState>,
     exits: Arc<AtomicU64>,
     events: Events,
     devices: Devices,
-    /// Kept open: interrupts and notifications are KVM's as long as it lives.
-    #[expect(dead_code, reason = "holds the machine open")]
+    /// Interrupts and notifications are KVM's as long as it lives.
     vm: Vm,
     /// The memory that everything above points into.
     ram: Ram,
@@ -87,6 +100,36 @@ impl Machine {
         self.interrupt();
         self.state.wait_until_parked(self.threads.len());
         Ok(())
+    }
+
+    /// The state of a paused machine, without its memory. It stays paused.
+    ///
+    /// # Errors
+    /// [`SaveError`].
+    pub fn save(&self) -> Result<MachineState, SaveError> {
+        if !self.state.is_paused() {
+            return Err(SaveError::State(WrongState::Running));
+        }
+        let msr_indices = self.host.msr_indices().map_err(SaveError::Kvm)?;
+        let devices = self.devices.transports.iter().map(|transport| {
+            transport.pause();
+            let state = transport.save();
+            transport.resume();
+            state
+        });
+        Ok(MachineState {
+            version: snapshot::VERSION,
+            memory: self.ram.memory().iter().map(|region| region.len()).sum(),
+            // Before the virtual CPUs: a device that stops may still have sent an interrupt.
+            devices: devices.collect(),
+            chips: self.vm.save_chips().map_err(SaveError::Kvm)?,
+            vcpus: self
+                .vcpus
+                .iter()
+                .map(|vcpu| vcpu_thread::lock(vcpu).save(&msr_indices))
+                .collect::<Result<_, _>>()
+                .map_err(SaveError::Kvm)?,
+        })
     }
 
     /// What happens inside.

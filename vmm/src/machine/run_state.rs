@@ -26,6 +26,9 @@ pub enum WrongState {
     /// Resume while running.
     #[error("the machine is running already")]
     AlreadyRunning,
+    /// Saving while running.
+    #[error("the machine is running; pause it first")]
+    Running,
     /// Pause while paused.
     #[error("the machine is paused already")]
     AlreadyPaused,
@@ -87,6 +90,11 @@ impl RunState {
     pub(super) fn retire(&self) {
         self.lock().parked += 1;
         self.changed.notify_all();
+    }
+
+    /// Whether all virtual CPUs shall stand still.
+    pub(super) fn is_paused(&self) -> bool {
+        self.lock().wanted == Wanted::Paused
     }
 
     /// Changes what is wanted. Threads in a run must be interrupted after this.

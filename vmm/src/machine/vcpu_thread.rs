@@ -9,8 +9,8 @@ use crate::timeline::now_ns;
 use devices::bus::Bus;
 use devices::event_loop::ThreadHook;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use vmm_api::GuestExit;
 
@@ -37,8 +37,10 @@ pub(super) enum Role {
 }
 
 /// Starts the thread of virtual CPU `index`, which parks until the machine runs.
+///
+/// The thread holds the lock of `vcpu` while it runs; whoever finds it parked may take it.
 pub(super) fn spawn(
-    vcpu: Vcpu,
+    vcpu: Arc<Mutex<Vcpu>>,
     index: u8,
     role: Role,
     shared: Shared,
@@ -49,18 +51,19 @@ pub(super) fn spawn(
         if let Some(hook) = &shared.hook {
             hook(&hooked);
         }
-        live(vcpu, role, &shared);
+        live(&vcpu, role, &shared);
         shared.state.retire();
     })
 }
 
-fn live(mut vcpu: Vcpu, role: Role, shared: &Shared) {
+fn live(vcpu: &Mutex<Vcpu>, role: Role, shared: &Shared) {
     if !shared.state.wait_to_run() {
         return;
     }
+    let mut running = lock(vcpu);
     if let Role::Boot { kernel_entry } = role {
         let start_ns = now_ns();
-        match run_stub(&mut vcpu, BOOT_TURNS, kernel_entry, shared.state.leave()) {
+        match run_stub(&mut running, BOOT_TURNS, kernel_entry, shared.state.leave()) {
             Ok(_) => {
                 shared.events.send(MachineEvent::Entered { start_ns, end_ns: now_ns() });
             }
@@ -71,14 +74,16 @@ fn live(mut vcpu: Vcpu, role: Role, shared: &Shared) {
         }
     }
     loop {
-        match run_once(&mut vcpu, shared) {
+        match run_once(&mut running, shared) {
             Turn::Continue => {}
             Turn::Interrupted => {
                 if shared.state.leave().load(Ordering::SeqCst) {
-                    vcpu.mark_paused();
+                    running.mark_paused();
+                    drop(running);
                     if !shared.state.wait_to_run() {
                         return;
                     }
+                    running = lock(vcpu);
                 }
             }
             Turn::End(exit) => {
@@ -87,6 +92,11 @@ fn live(mut vcpu: Vcpu, role: Role, shared: &Shared) {
             }
         }
     }
+}
+
+/// A thread that panicked has taken the process with it; the lock is never poisoned.
+pub(super) fn lock(vcpu: &Mutex<Vcpu>) -> MutexGuard<'_, Vcpu> {
+    vcpu.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 enum Turn {
