@@ -48,14 +48,14 @@ pub(crate) struct Guest {
     pub(crate) client: Client,
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) directory: TempDir,
-    agent: Child,
+    agent: Agent,
     next_port: u32,
-    suffix: String,
+    prefix: String,
 }
 
 /// `None` where the tests cannot run.
 pub(crate) async fn start() -> Option<Guest> {
-    if !rustix_is_root() || !Path::new(BUSYBOX).exists() {
+    if !is_root() || !Path::new(BUSYBOX).exists() {
         eprintln!("skipped: this test needs root and {BUSYBOX}");
         return None;
     }
@@ -72,18 +72,20 @@ pub(crate) async fn start() -> Option<Guest> {
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
+    let suffix = directory.path().file_name().unwrap().to_string_lossy().replace('.', "");
+    let prefix = format!("ringfence-{suffix}-");
+    let agent = Agent(agent, prefix.clone());
     let (stream, _) = timeout(SOON, control.accept()).await.expect("the agent connects").unwrap();
     let Connection { client, events, .. } = Client::connect(stream, SOON).await.unwrap();
     // The clock of this machine stays as it is.
     let config = GuestConfig { version: VERSION, realtime_ns: 0, seed: [1; 32], shares: false };
     client.configure(config, SOON).await.unwrap();
-    let suffix = directory.path().file_name().unwrap().to_string_lossy().replace('.', "");
-    let guest = Guest { client, events, directory, agent, next_port: 1_048_576, suffix };
+    let guest = Guest { client, events, directory, agent, next_port: 1_048_576, prefix };
     guest.make_root("root");
     Some(guest)
 }
 
-fn rustix_is_root() -> bool {
+fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
 }
 
@@ -94,7 +96,7 @@ fn listen(directory: &Path, port: u32) -> UnixListener {
 impl Guest {
     /// Ids of this test's containers: the cgroups of all tests stand beside each other.
     pub(crate) fn id(&self, name: &str) -> String {
-        format!("ringfence-{}-{name}", self.suffix)
+        format!("{}{name}", self.prefix)
     }
 
     pub(crate) fn share(&self, name: &str) -> PathBuf {
@@ -201,17 +203,45 @@ impl Guest {
     }
 
     /// Closes the control stream and waits for the agent's end.
-    pub(crate) async fn stop(mut self) {
-        drop((self.client, self.events));
+    pub(crate) async fn stop(self) {
+        let Self { client, events, mut agent, directory, .. } = self;
+        drop((client, events));
         for _ in 0..200 {
-            if self.agent.try_wait().unwrap().is_some() {
+            if agent.0.try_wait().unwrap().is_some() {
+                drop(directory);
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.agent.kill().unwrap();
-        self.agent.wait().unwrap();
         panic!("the agent went on without its host");
+    }
+}
+
+/// The agent's process, and the cgroups that it leaves when it is reset: in a guest nothing would
+/// be left of them.
+struct Agent(Child, String);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let tops = mounts.lines().filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let (place, kind) = (fields.next()?, fields.next()?);
+            (kind == "cgroup2").then_some(place)
+        });
+        for entry in tops.filter_map(|top| std::fs::read_dir(top).ok()).flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&self.1) {
+                // A cgroup is busy until the last of its processes is gone.
+                for _ in 0..100 {
+                    if std::fs::remove_dir(entry.path()).is_ok() {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
     }
 }
 
