@@ -541,9 +541,13 @@ def run_command(lab, state, options):
 
 def matches(state, options):
     """Whether a running lab is what is asked for."""
-    if state["recipe"] != options.recipe:
-        say(f"the running lab ({options.clock} clock) is of an older recipe; scripts/lab down stops it")
+    if state["image"] != options.image:
+        say(f"the running lab ({options.clock} clock) has an older image; scripts/lab down stops it")
         return False
+    if state["recipe"] != options.recipe:
+        if options.verb == "up":
+            return False
+        say(f"the running lab ({options.clock} clock) was started by older scripts; scripts/lab up renews it")
     cpus, memory = options.cpus, options.memory
     return cpus in (None, state["cpus"]) and (memory is None or memory <= state["memory"])
 
@@ -637,7 +641,7 @@ def up(options):
             say(f"a lab is running already ({options.clock} clock)")
             return 0
         if state:
-            say(f"stopping the running lab ({options.clock} clock): it is not what is asked for")
+            say(f"stopping the running lab ({options.clock} clock), to start what is asked for")
         lab.stop()
         settle_size(options)
         try:
