@@ -22,9 +22,10 @@ const PLACES: &[(&str, usize)] = &[
     ("/var/lib", 1),
 ];
 
-/// The state roots themselves stay, and crun's compiled filters: they belong to the runtime, not to
-/// a container.
-const MAY_STAY: &[&str] = &["/run/ringfence", "/run/crun", "/run/crun/.cache"];
+/// The state roots themselves stay, with ringfence's lock and crun's compiled filters: they belong to
+/// the runtime, not to a container.
+const MAY_STAY: &[&str] =
+    &["/run/ringfence", "/run/ringfence/@lock", "/run/crun", "/run/crun/.cache"];
 
 /// The host's objects that a run could leave behind, each as a line of text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -39,7 +39,6 @@ pub struct Lab {
     sources: PathBuf,
     scratch: Option<tempfile::TempDir>,
     before: HostSnapshot,
-    next_id: AtomicU32,
     _turn: File,
 }
 
@@ -62,7 +61,6 @@ impl Lab {
             sources,
             scratch: Some(scratch.expect("a directory in /var/tmp")),
             before,
-            next_id: AtomicU32::new(0),
             _turn: turn,
         }
     }
@@ -116,7 +114,8 @@ impl Lab {
     /// A container id that was not used before.
     #[must_use]
     pub fn new_id(&self) -> String {
-        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         format!("test-{}-{number}", std::process::id())
     }
 
