@@ -23,6 +23,7 @@ const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
 const MACHINE_X86_64: u16 = 62;
 const TYPE_LOAD: u32 = 1;
+const FLAG_WRITABLE: u32 = 2;
 
 /// Why a file cannot be started as a kernel.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +174,7 @@ struct Segment {
     address: u64,
     file_size: u64,
     memory_size: u64,
+    writable: bool,
 }
 
 fn segments(file: &File, file_size: u64, header: &Header) -> Result<Vec<Segment>, KernelError> {
@@ -187,6 +189,7 @@ fn segments(file: &File, file_size: u64, header: &Header) -> Result<Vec<Segment>
             address: u64_at(entry, 24),
             file_size: u64_at(entry, 32),
             memory_size: u64_at(entry, 40),
+            writable: u32_at(entry, 4) & FLAG_WRITABLE != 0,
         })
         .filter(|segment| segment.memory_size > 0)
         .collect())
@@ -201,7 +204,7 @@ fn check(
 ) -> Result<LoadedKernel, KernelError> {
     let (mut start, mut end) = (u64::MAX, 0);
     for segment in segments {
-        let Segment { offset, address, file_size: content, memory_size } = *segment;
+        let Segment { offset, address, file_size: content, memory_size, .. } = *segment;
         let bad = KernelError::BadSegment { address, file_size: content, memory_size };
         if content > memory_size {
             return Err(bad);
@@ -236,7 +239,7 @@ fn check(
 }
 
 fn load_segment(file: &File, ram: &Ram, segment: &Segment) -> Result<(), KernelError> {
-    let Segment { offset, address, file_size, .. } = *segment;
+    let Segment { offset, address, file_size, writable, .. } = *segment;
     let end = address + file_size;
     // Whole pages of the file's bytes; empty if the segment lies within one page.
     let (first, last) = (address.next_multiple_of(PAGE), end - end % PAGE);
@@ -246,6 +249,9 @@ fn load_segment(file: &File, ram: &Ram, segment: &Segment) -> Result<(), KernelE
     copy(file, ram, offset, address..first)?;
     ram.map_file(first, file, offset + (first - address), last - first)
         .map_err(KernelError::Memory)?;
+    if writable {
+        ram.populate_for_writing(first..last);
+    }
     copy(file, ram, offset + (last - address), last..end)
 }
 

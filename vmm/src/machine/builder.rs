@@ -139,6 +139,7 @@ pub fn build(
     timeline.step("kvm machine");
 
     let ram = Ram::map(&layout).map_err(BuildError::Memory)?;
+    ram.prefer_small_pages(0..layout::HIGH_MEMORY);
     let kernel = kernel::load(&kernel, &ram, &layout).map_err(BuildError::Kernel)?;
     let initrd = initrd
         .map(|file| initrd::load(&file, &ram, &layout, &kernel.range))

@@ -122,6 +122,31 @@ impl Ram {
             .map_err(|_| MemoryError::OutOfRange { address, size: bytes.len() as u64 })
     }
 
+    /// Asks the host to back a range with small pages: for one that the guest will use little of, a
+    /// huge page would be zeroed and held for nothing. A wish that the host may not fulfil.
+    pub fn prefer_small_pages(&self, range: Range<u64>) {
+        self.advise(range, libc::MADV_NOHUGEPAGE);
+    }
+
+    /// Makes the pages of a range that maps a file the guest's own now, all at once: for parts that
+    /// the guest will write in any case, where each page would otherwise cost it an exit for the
+    /// first read, one for the first write, and one for the copy's place in its page tables. Where
+    /// the host cannot (before Linux 5.14), pages come one by one.
+    pub fn populate_for_writing(&self, range: Range<u64>) {
+        self.advise(range, libc::MADV_POPULATE_WRITE);
+    }
+
+    /// Passes advice that changes no content.
+    fn advise(&self, range: Range<u64>, advice: libc::c_int) {
+        let Ok(length) = usize::try_from(range.end.saturating_sub(range.start)) else { return };
+        if let Ok(slice) = self.memory.get_slice(GuestAddress(range.start), length) {
+            let start = slice.ptr_guard_mut().as_ptr().cast::<c_void>();
+            // SAFETY: the range is in this guest's memory, which is never unmapped; none of the
+            // advice given here changes what it reads as.
+            unsafe { libc::madvise(start, length, advice) };
+        }
+    }
+
     /// Maps whole pages of a file privately over guest memory: `size` bytes from `offset`, all
     /// multiples of [`PAGE`] except that `size` may end within the file's last page, whose rest
     /// reads as zero.
