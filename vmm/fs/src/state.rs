@@ -169,7 +169,7 @@ impl Server {
         let relative = rest.strip_prefix(b"/").unwrap_or(rest);
         let fd = self.open_in_share(&inode.share, relative).ok()?;
         let key = Key::new(&inode.share, &status(fd).ok()?).ok()?;
-        (key == inode.key).then(|| relative.to_vec())
+        (key == inode.key()).then(|| relative.to_vec())
     }
 
     fn host_path(&self, fd: BorrowedFd<'_>) -> Option<Vec<u8>> {

@@ -3,16 +3,14 @@
 use std::os::fd::AsFd;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps,
-    UTIME_NOW, UTIME_OMIT, chmodat, chownat, ftruncate, statx, utimensat,
+    AtFlags, FileType, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT, chownat, ftruncate, statx, utimensat,
 };
 use rustix::io::Errno;
-use rustix::path::DecInt;
 use rustix::process::{Gid, Uid};
 
 use super::status;
 use crate::inode::Inode;
-use crate::share::CachePolicy;
 use crate::wire::{
     Attr, AttrOut, GETATTR_FH, GetattrIn, InHeader, ROOT_ID, SetattrIn, StatxIn, StatxOut, SxTime,
     fattr,
@@ -38,7 +36,7 @@ impl Worker {
             Some(handle) => status(handle.fd()),
             None => status(inode.fd()),
         }?;
-        Ok(self.attr_out(self.cache(&inode.share), &status))
+        Ok(self.attr_out(&inode, &status))
     }
 
     /// The handle of a request that names one. It is the same file as the node; asking it rather
@@ -47,8 +45,9 @@ impl Worker {
         (flags & GETATTR_FH != 0).then(|| self.server.handles.file(fh).ok()).flatten()
     }
 
-    fn attr_out(&mut self, cache: CachePolicy, status: &Statx) -> Outcome {
-        let timeout = cache.timeout();
+    fn attr_out(&mut self, inode: &Inode, status: &Statx) -> Outcome {
+        inode.note_mode(status.stx_mode.into());
+        let timeout = self.cache(&inode.share).timeout();
         let out = AttrOut {
             attr_valid: timeout.as_secs(),
             attr_valid_nsec: timeout.subsec_nanos(),
@@ -117,7 +116,7 @@ impl Worker {
             utimensat(inode.fd(), c"", &times, AtFlags::EMPTY_PATH)?;
         }
         let status = status(inode.fd())?;
-        Ok(self.attr_out(self.cache(&inode.share), &status))
+        Ok(self.attr_out(&inode, &status))
     }
 
     fn truncate(
@@ -126,17 +125,17 @@ impl Worker {
         inode: &Inode,
         args: &SetattrIn,
     ) -> Result<(), Errno> {
-        self.set_id_bits_for(header, args.valid & fattr::KILL_SUIDGID != 0)?;
+        let clear = args.valid & fattr::KILL_SUIDGID != 0;
         if args.valid & fattr::FH != 0
             && let Ok(handle) = self.server.handles.file(args.fh)
         {
             check_same(inode, &handle.inode)?;
-            return ftruncate(handle.fd(), args.size);
+            return self.change_data(header, inode, clear, || ftruncate(handle.fd(), args.size));
         }
         match inode.kind {
             FileType::RegularFile => {
                 let fd = self.reopen(inode.fd(), OFlags::WRONLY | OFlags::NONBLOCK)?;
-                ftruncate(fd.as_fd(), args.size)
+                self.change_data(header, inode, clear, || ftruncate(fd.as_fd(), args.size))
             }
             FileType::Directory => Err(Errno::ISDIR),
             _ => Err(Errno::INVAL),
@@ -165,9 +164,7 @@ impl Worker {
         }
         // The guest has cleared the bits that its caller may not set.
         self.credentials.clear_set_id_bits(false)?;
-        let name = DecInt::from_fd(inode.fd());
-        let mode = Mode::from_raw_mode(mode & 0o7777);
-        chmodat(self.server.proc_self_fd(), name.as_c_str(), mode, AtFlags::empty())
+        self.set_mode(inode, mode)
     }
 
     /// Attributes of the root: a directory of nothing but shares.

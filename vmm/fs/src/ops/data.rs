@@ -43,10 +43,12 @@ impl Worker {
         if args.size > MAX_DATA || readable.len().checked_sub(WRITE_DATA) != Some(size) {
             return Err(Errno::INVAL);
         }
-        self.set_id_bits_for(header, args.write_flags & WRITE_KILL_SUIDGID != 0)?;
         let data = readable.window(WRITE_DATA, size);
         let direction = Direction::Write(write_flags(args));
-        let written = move_all(handle.fd(), args.offset, Chain::new(&data), direction)?;
+        let clear = args.write_flags & WRITE_KILL_SUIDGID != 0;
+        let written = self.change_data(header, &handle.inode, clear, || {
+            move_all(handle.fd(), args.offset, Chain::new(&data), direction)
+        })?;
         let size = u32::try_from(written).map_err(|_| Errno::IO)?;
         Ok(self.body(&WriteOut { size, padding: 0 }))
     }
@@ -70,8 +72,9 @@ impl Worker {
         let handle = self.server.handles.file(args.fh)?;
         check_writable(&handle.inode.share)?;
         let mode = FallocateFlags::from_bits(args.mode).ok_or(Errno::OPNOTSUPP)?;
-        self.set_id_bits_for(header, is_ordinary(header))?;
-        fallocate(handle.fd(), mode, args.offset, args.length)?;
+        self.change_data(header, &handle.inode, is_ordinary(header), || {
+            fallocate(handle.fd(), mode, args.offset, args.length)
+        })?;
         Ok(Outcome::Body)
     }
 
@@ -98,11 +101,11 @@ impl Worker {
         let from = self.server.handles.file(args.fh_in)?;
         let to = self.server.handles.file(args.fh_out)?;
         check_writable(&to.inode.share)?;
-        self.set_id_bits_for(header, is_ordinary(header))?;
         let (mut off_in, mut off_out) = (args.off_in, args.off_out);
         let len = usize::try_from(args.len.min(MAX_COPY)).map_err(|_| Errno::INVAL)?;
-        let copied =
-            copy_file_range(from.fd(), Some(&mut off_in), to.fd(), Some(&mut off_out), len)?;
+        let copied = self.change_data(header, &to.inode, is_ordinary(header), || {
+            copy_file_range(from.fd(), Some(&mut off_in), to.fd(), Some(&mut off_out), len)
+        })?;
         let size = u32::try_from(copied).map_err(|_| Errno::IO)?;
         Ok(self.body(&WriteOut { size, padding: 0 }))
     }

@@ -91,6 +91,7 @@ impl Worker {
         parent: Option<&Inode>,
         status: &Statx,
     ) -> EntryOut {
+        inode.note_mode(status.stx_mode.into());
         let mut attr = self.attr(status);
         let submount = match parent {
             Some(parent) => inode.is_submount_in(parent),

@@ -15,11 +15,12 @@ pub(crate) use open::host_flags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, OFlags, Statx, StatxFlags, statx};
+use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags, chmodat, statx};
 use rustix::io::Errno;
+use rustix::path::DecInt;
 
 use crate::buffers::Chain;
-use crate::inode::Inode;
+use crate::inode::{Inode, SET_ID};
 use crate::share::{ActiveShare, CachePolicy};
 use crate::wire::{InHeader, Operation, ROOT_ID, init_flag};
 use crate::worker::{Outcome, Worker};
@@ -150,8 +151,16 @@ impl Worker {
         Ok(())
     }
 
-    /// Has the host clear set-id bits, if the guest says that the caller is without CAP_FSETID.
-    fn set_id_bits_for(&mut self, header: &InHeader, clear: bool) -> Result<(), Errno> {
+    /// Changes the data of a file. With `clear` the host's kernel clears its set-id bits: the guest
+    /// says that the caller is without CAP_FSETID. Without, they stay, also where the host's kernel
+    /// clears them because this process has the capability in a user namespace only.
+    fn change_data<T>(
+        &mut self,
+        header: &InHeader,
+        inode: &Inode,
+        clear: bool,
+        change: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
         if clear {
             // Whether a set-group-ID bit without group execution stays depends on the caller's
             // group. A caller that is not mapped is not in the file's group either.
@@ -161,7 +170,23 @@ impl Worker {
                 self.credentials.act_as(uid, gid)?;
             }
         }
-        self.credentials.clear_set_id_bits(clear)
+        self.credentials.clear_set_id_bits(clear)?;
+        if clear || !inode.may_have_set_id() {
+            return change();
+        }
+        let mode = || status(inode.fd()).map(|status| u32::from(status.stx_mode));
+        let before = mode()?;
+        let result = change();
+        if before & !mode()? & SET_ID != 0 {
+            self.set_mode(inode, before)?;
+        }
+        result
+    }
+
+    fn set_mode(&self, inode: &Inode, mode: u32) -> Result<(), Errno> {
+        let name = DecInt::from_fd(inode.fd());
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        chmodat(self.server.proc_self_fd(), name.as_c_str(), mode, AtFlags::empty())
     }
 
     fn reopen(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {

@@ -1,5 +1,6 @@
 //! Opening and closing of regular files.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -39,24 +40,17 @@ impl Worker {
             // The guest's kernel opens fifos, sockets and devices itself and never asks.
             _ => return Err(Errno::ACCESS),
         }
-        let mut flags = host_flags(args.flags)?;
+        let flags = host_flags(args.flags)?;
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC) {
             check_writable(&inode.share)?;
         }
         self.server.handles.check_room()?;
-        if flags.contains(OFlags::TRUNC) {
-            self.set_id_bits_for(header, args.open_flags & OPEN_KILL_SUIDGID != 0)?;
-        }
-        if inode.share.read_only {
-            // Reading is not to leave a trace in the inode either.
-            flags |= OFlags::NOATIME;
-        }
-        let fd = match self.reopen(inode.fd(), flags) {
-            // Only the owner, or CAP_FOWNER, may ask for it.
-            Err(Errno::PERM) if flags.contains(OFlags::NOATIME) => {
-                self.reopen(inode.fd(), flags.difference(OFlags::NOATIME))
-            }
-            opened => opened,
+        let fd = if flags.contains(OFlags::TRUNC) {
+            let clear = args.open_flags & OPEN_KILL_SUIDGID != 0;
+            let server = Arc::clone(&self.server);
+            self.change_data(header, inode, clear, || server.reopen(inode.fd(), flags))
+        } else {
+            self.open_quietly(inode, flags)
         }
         .map_err(table_full)?;
         let open_flags = match self.cache(&inode.share) {
@@ -65,6 +59,18 @@ impl Worker {
         };
         let handle = Handle::new(fd, Arc::clone(inode), args.flags, HandleKind::File);
         Ok(OpenOut { fh: self.server.handles.add(handle)?, open_flags, backing_id: 0 })
+    }
+
+    /// Opens a file without truncating it. In a read-only share reading is not to leave a trace in
+    /// the inode either, where the server may ask for that: as owner or with CAP_FOWNER.
+    fn open_quietly(&self, inode: &Inode, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let quiet = if inode.share.read_only { flags | OFlags::NOATIME } else { flags };
+        match self.reopen(inode.fd(), quiet) {
+            Err(Errno::PERM) if quiet.contains(OFlags::NOATIME) => {
+                self.reopen(inode.fd(), flags.difference(OFlags::NOATIME))
+            }
+            opened => opened,
+        }
     }
 
     /// What the guest may keep in its page cache from one open to the next.

@@ -9,8 +9,8 @@ use std::ffi::CStr;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
-    FileType, Mode, XattrFlags, chmodat, getxattr, getxattr_query, listxattr, listxattr_query,
-    removexattr, setxattr,
+    FileType, Mode, XattrFlags, getxattr, getxattr_query, listxattr, listxattr_query, removexattr,
+    setxattr,
 };
 use rustix::io::Errno;
 use rustix::path::DecInt;
@@ -117,10 +117,7 @@ impl Worker {
         if mode & S_ISGID == 0 || inode.kind == FileType::Symlink {
             return Ok(());
         }
-        let path = DecInt::from_fd(inode.fd());
-        let mode = Mode::from_raw_mode(mode & 0o7777 & !S_ISGID);
-        let flags = rustix::fs::AtFlags::empty();
-        chmodat(self.server.proc_self_fd(), path.as_c_str(), mode, flags)
+        self.set_mode(inode, mode & !S_ISGID)
     }
 
     pub(super) fn listxattr(&mut self, header: &InHeader, size: u32) -> Result<Outcome, Errno> {

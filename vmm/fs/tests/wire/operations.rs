@@ -664,6 +664,30 @@ fn clears_set_id_bits_only_for_callers_without_the_capability() {
 }
 
 #[test]
+fn keeps_set_id_bits_where_the_server_lacks_the_capability() {
+    // As in a user namespace of its own; for this thread, before it becomes a worker.
+    let mut sets = rustix::thread::capabilities(None).unwrap();
+    let fsetid = rustix::thread::CapabilitySet::FSETID;
+    (sets.effective, sets.permitted) = (sets.effective - fsetid, sets.permitted - fsetid);
+    rustix::thread::set_capabilities(None, sets).unwrap();
+    let mut f = Fixture::new();
+    f.put("a", b"text");
+    let node = f.client.lookup(f.root, "a").unwrap().nodeid;
+    let set = SetattrIn { valid: fattr::MODE, mode: 0o6755, ..SetattrIn::default() };
+    f.client.setattr(node, &set).unwrap();
+    let mode = |f: &mut Fixture| f.client.getattr(node).unwrap().attr.mode & 0o7777;
+    let fh = f.client.open(node, RDWR).unwrap().fh;
+    f.client.write(node, fh, 0, b"x").unwrap();
+    assert_eq!(mode(&mut f), 0o6755);
+    let size = SetattrIn { valid: fattr::SIZE, size: 2, ..SetattrIn::default() };
+    assert_eq!(f.client.setattr(node, &size).unwrap().attr.mode & 0o7777, 0o6755);
+    f.client.open(node, libc::O_WRONLY | libc::O_TRUNC).unwrap();
+    assert_eq!(mode(&mut f), 0o6755);
+    f.client.write_with((node, fh), 0, b"x", 0, WRITE_KILL_SUIDGID).unwrap();
+    assert_eq!(mode(&mut f), 0o755);
+}
+
+#[test]
 fn keeps_acls_and_gives_them_precedence_over_the_umask() {
     let mut f = Fixture::new();
     // user::rwx user:0:r-x group::r-x mask::rwx other::r-x
