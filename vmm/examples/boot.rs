@@ -1,7 +1,7 @@
 //! Boots one machine and says what came of it, for work on the VMM itself:
 //!
 //! `boot VMM KERNEL INITRD [--memory MIB] [--vcpus N] [--cmdline TEXT] [--share DIR] [--disk FILE]
-//! [--deadline SECONDS] [--quiet]`
+//! [--deadline SECONDS] [--exercise] [--quiet]`
 //!
 //! Prints the VMM's timeline, relative to its exec, then the console and the events until the guest
 //! ends. What the guest writes to vsock port 1024 of the host is printed. DIR is the share `host` of
@@ -11,7 +11,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -56,6 +56,9 @@ fn main() -> Result<(), Failure> {
         let _ = ours.read_to_string(&mut text);
         println!("             vsock: {text:?}");
     });
+    if options.exercise {
+        exercise(&channel)?;
+    }
     let status = follow(&channel, exec_ns, &mut child);
     if !options.quiet {
         console.rewind()?;
@@ -64,6 +67,46 @@ fn main() -> Result<(), Failure> {
         println!("{text}");
     }
     status
+}
+
+/// Sends every request that a running machine understands, some of them wrong.
+fn exercise(channel: &Channel) -> Result<(), Failure> {
+    let share = |name: &str| ShareConfig {
+        name: name.to_owned(),
+        root: FdSlot(0),
+        kind: ShareKind::Directory,
+        read_only: true,
+        cache: CachePolicy::None,
+    };
+    let directory = File::open("/")?;
+    let (ours, theirs) = UnixStream::pair()?;
+    let (directory, socket) = (directory.as_fd(), theirs.as_fd());
+    let requests: Vec<(Request, Vec<BorrowedFd<'_>>)> = vec![
+        (Request::Resume, vec![]),
+        (Request::Pause, vec![]),
+        (Request::Pause, vec![]),
+        (Request::Stats, vec![]),
+        (Request::Resume, vec![]),
+        (Request::AddShare(share("later")), vec![directory]),
+        (Request::AddShare(share("later")), vec![directory]),
+        (Request::AddShare(share("../x")), vec![directory]),
+        (Request::RemoveShare { name: "later".to_owned() }, vec![]),
+        (Request::RemoveShare { name: "later".to_owned() }, vec![]),
+        (Request::ConnectVsock { port: 5 }, vec![socket]),
+        (Request::ConnectVsock { port: 5 }, vec![]),
+        (Request::SetBalloon { mib: 16 }, vec![]),
+        (Request::SetBalloon { mib: u32::MAX }, vec![]),
+    ];
+    for (id, (request, fds)) in (100..).zip(requests) {
+        println!("             request {id}: {request:?}");
+        channel.send(&ToVmm { id, request }, &fds)?;
+    }
+    drop(theirs);
+    std::thread::spawn(move || {
+        let read = (&ours).read(&mut [0]);
+        println!("             vsock to the guest's port 5 ended: {read:?}");
+    });
+    Ok(())
 }
 
 /// Prints what the VMM says until it is gone.
@@ -93,13 +136,15 @@ fn spawn(vmm: &str, channel: &OwnedFd) -> std::io::Result<Child> {
     let fd = channel.as_raw_fd();
     let mut command = Command::new(vmm);
     command.stdin(Stdio::null()).stdout(Stdio::null()).env_clear();
-    // SAFETY: dup2 is async-signal-safe and the descriptor is open in the child.
-    unsafe {
-        command.pre_exec(move || match libc::dup2(fd, CHANNEL_FD) {
+    let take_channel = move || {
+        // SAFETY: the descriptor is open in the child, and nothing there is descriptor 3 yet.
+        match unsafe { libc::dup2(fd, CHANNEL_FD) } {
             -1 => Err(std::io::Error::last_os_error()),
             _ => Ok(()),
-        });
-    }
+        }
+    };
+    // SAFETY: the closure makes one async-signal-safe call.
+    unsafe { command.pre_exec(take_channel) };
     command.spawn()
 }
 
@@ -114,6 +159,7 @@ struct Options {
     disk: Option<String>,
     /// How long the VMM may be silent before it is killed.
     deadline: Duration,
+    exercise: bool,
     quiet: bool,
 }
 
@@ -121,7 +167,7 @@ impl Options {
     fn parse() -> Result<Self, Failure> {
         let mut positional = Vec::new();
         let (mut memory, mut vcpus, mut quiet) = (256, 1, false);
-        let (mut share, mut disk) = (None, None);
+        let (mut share, mut disk, mut exercise) = (None, None, false);
         let mut deadline = Duration::from_secs(60);
         let mut cmdline = "console=ttyS0 reboot=k panic=-1".to_owned();
         let mut arguments = std::env::args().skip(1);
@@ -134,13 +180,26 @@ impl Options {
                 "--share" => share = Some(value()?),
                 "--disk" => disk = Some(value()?),
                 "--deadline" => deadline = Duration::from_secs(value()?.parse()?),
+                "--exercise" => exercise = true,
                 "--quiet" => quiet = true,
                 _ => positional.push(argument),
             }
         }
         let [vmm, kernel, initrd] = <[String; 3]>::try_from(positional)
             .map_err(|_| "usage: boot VMM KERNEL INITRD [OPTIONS]")?;
-        Ok(Self { vmm, kernel, initrd, memory, vcpus, cmdline, share, disk, deadline, quiet })
+        Ok(Self {
+            vmm,
+            kernel,
+            initrd,
+            memory,
+            vcpus,
+            cmdline,
+            share,
+            disk,
+            deadline,
+            exercise,
+            quiet,
+        })
     }
 
     fn config(&self) -> MachineConfig {

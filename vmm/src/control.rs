@@ -49,28 +49,28 @@ pub enum End {
 /// Why a request was not fulfilled.
 #[derive(Debug, thiserror::Error)]
 enum RequestError {
-    #[error("the configuration is not possible")]
-    Spec(#[source] SpecError),
+    #[error(transparent)]
+    Spec(SpecError),
     #[error("/proc/self/fd cannot be opened; is /proc mounted?")]
     ProcSelfFd(#[source] Errno),
     #[error("the VMM cannot be confined")]
     Jail(#[source] JailError),
     #[error("the VMM cannot be confined")]
     Seccomp(#[source] SeccompError),
-    #[error("the machine could not be built")]
-    Build(#[source] BuildError),
-    #[error("the machine did not start")]
-    Entry(#[source] EntryError),
+    #[error(transparent)]
+    Build(BuildError),
+    #[error(transparent)]
+    Entry(EntryError),
     #[error("the guest stopped at once: {0}")]
     StoppedAtOnce(String),
-    #[error("the share is not possible")]
-    Share(#[source] SpecError),
+    #[error(transparent)]
+    Share(SpecError),
     #[error("the request came with {count} descriptors, not with one")]
     NotOneFd { count: usize },
-    #[error("the request failed")]
-    Device(#[source] DeviceRequestError),
-    #[error("the request is not possible now")]
-    State(#[source] WrongState),
+    #[error(transparent)]
+    Device(DeviceRequestError),
+    #[error(transparent)]
+    State(WrongState),
     #[error("the machine is not booted yet; Boot comes first")]
     NotBooted,
     #[error("the machine is booted already; Boot comes once")]

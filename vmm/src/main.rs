@@ -56,7 +56,11 @@ fn serve(jail: Jail, start_ns: u64) -> ! {
         End::LauncherGone | End::GuestExited(_) => 0,
         End::NotBooted => 1,
         End::ChannelFailed(error) => {
-            eprintln!("ringfence-vmm: {}", with_causes(&error));
+            eprintln!(
+                "ringfence-vmm: descriptor {CHANNEL_FD} is no channel to a launcher; ringfence \
+                 starts this program: {}",
+                with_causes(&error)
+            );
             1
         }
     };

@@ -27,7 +27,7 @@ pub(super) fn raise_descriptors() -> Result<(), Errno> {
 pub(super) fn bound() -> Result<(), Errno> {
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };
     for resource in [Resource::Core, Resource::Msgqueue, Resource::Memlock, Resource::Rtprio] {
-        setrlimit(resource, nothing.clone())?;
+        setrlimit(resource, nothing)?;
     }
     Ok(())
 }

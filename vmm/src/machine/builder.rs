@@ -13,6 +13,7 @@ use crate::boot::initrd::InitrdError;
 use crate::boot::kernel::{KernelError, LoadedKernel};
 use crate::boot::{cmdline, entry, initrd, kernel};
 use crate::kvm::{self, Host, InterruptError, KvmError, Vcpu, Vm};
+use crate::memory::regions::HUGE_PAGE;
 use crate::memory::{MemoryError, Ram, RamLayout};
 use crate::timeline::Timeline;
 use ::devices::event_loop::ThreadHook;
@@ -53,14 +54,14 @@ pub enum BuildError {
     #[error("guest memory could not be made")]
     Memory(#[source] MemoryError),
     /// The kernel.
-    #[error("the kernel cannot be started")]
-    Kernel(#[source] KernelError),
+    #[error(transparent)]
+    Kernel(KernelError),
     /// The initial RAM file system.
-    #[error("the initrd cannot be used")]
-    Initrd(#[source] InitrdError),
+    #[error(transparent)]
+    Initrd(InitrdError),
     /// The command line.
-    #[error("the kernel command line cannot be used")]
-    Cmdline(#[source] CmdlineError),
+    #[error(transparent)]
+    Cmdline(CmdlineError),
     /// The host has no random numbers.
     #[error("the host gave no random seed for the guest")]
     Seed(#[source] io::Error),
@@ -139,12 +140,13 @@ pub fn build(
     timeline.step("kvm machine");
 
     let ram = Ram::map(&layout).map_err(BuildError::Memory)?;
-    ram.prefer_small_pages(0..layout::HIGH_MEMORY);
     let kernel = kernel::load(&kernel, &ram, &layout).map_err(BuildError::Kernel)?;
     let initrd = initrd
         .map(|file| initrd::load(&file, &ram, &layout, &kernel.range))
         .transpose()
         .map_err(BuildError::Initrd)?;
+    // The kernel uses little of what lies below and around its image.
+    ram.prefer_small_pages(0..kernel.range.end.next_multiple_of(HUGE_PAGE));
     // After kernel and initrd: KVM sees their mappings from the start, and no slot changes.
     vm.add_memory(&ram).map_err(BuildError::Kvm)?;
     timeline.step("kernel loaded");

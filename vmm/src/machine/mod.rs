@@ -40,11 +40,11 @@ pub enum DeviceRequestError {
         device: &'static str,
     },
     /// The vsock device refused.
-    #[error("the vsock device refused the socket")]
-    Vsock(#[source] VsockError),
+    #[error(transparent)]
+    Vsock(VsockError),
     /// The file server refused.
-    #[error("the file server refused the request")]
-    Share(#[source] ShareError),
+    #[error(transparent)]
+    Share(ShareError),
     /// More than there is.
     #[error("a balloon of {mib} MiB is larger than the guest's memory of {memory_mib} MiB")]
     BalloonTooLarge {

@@ -24,7 +24,9 @@ use vm_memory::{
 
 /// Alignment of a range in this process: with guest and host addresses congruent, KVM can map a
 /// transparent huge page of the host as one.
-const HUGE_PAGE: usize = 2 << 20;
+pub const HUGE_PAGE: u64 = 2 << 20;
+/// The same, as a size in this process.
+const ALIGNMENT: usize = 2 << 20;
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
 
@@ -138,7 +140,8 @@ impl Ram {
 
     /// Passes advice that changes no content.
     fn advise(&self, range: Range<u64>, advice: libc::c_int) {
-        let Ok(length) = usize::try_from(range.end.saturating_sub(range.start)) else { return };
+        let end = range.end.min(self.memory.last_addr().0.saturating_add(1));
+        let Ok(length) = usize::try_from(end.saturating_sub(range.start)) else { return };
         if let Ok(slice) = self.memory.get_slice(GuestAddress(range.start), length) {
             let start = slice.ptr_guard_mut().as_ptr().cast::<c_void>();
             // SAFETY: the range is in this guest's memory, which is never unmapped; none of the
@@ -197,21 +200,21 @@ impl Ram {
     }
 }
 
-/// Reserves `size` bytes of zero pages at an address aligned to [`HUGE_PAGE`].
+/// Reserves `size` bytes of zero pages at an address aligned to [`ALIGNMENT`].
 fn reserve(size: usize) -> io::Result<MmapRegion> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let padded =
-        size.checked_add(HUGE_PAGE).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        size.checked_add(ALIGNMENT).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
     // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
     let start = unsafe { libc::mmap(ptr::null_mut(), padded, protection, flags, -1, 0) };
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    let skipped = start.addr().next_multiple_of(HUGE_PAGE) - start.addr();
+    let skipped = start.addr().next_multiple_of(ALIGNMENT) - start.addr();
     let aligned = start.wrapping_byte_add(skipped);
     trim(start, skipped);
-    trim(aligned.wrapping_byte_add(size), HUGE_PAGE - skipped);
+    trim(aligned.wrapping_byte_add(size), ALIGNMENT - skipped);
     leave_out_of_dumps(aligned, size);
     // SAFETY: the range was mapped just above with this size and protection and is never unmapped.
     unsafe { MmapRegion::build_raw(aligned.cast::<u8>(), size, protection, flags) }
