@@ -1,7 +1,6 @@
 //! The system calls of each kind of thread; any other kills the process.
 //!
-//! Three lists. Every thread has [`EVERY_THREAD`]; threads of devices and of the file server add
-//! theirs. A virtual CPU's thread starts the threads of a device when the guest's driver is ready,
+//! Every thread has one list; threads of devices and of the file server add theirs. A virtual CPU's thread starts the threads of a device when the guest's driver is ready,
 //! and they inherit its filter: the process as a whole is therefore allowed the union, and threads of
 //! devices narrow it down to their own list when they start.
 
@@ -33,9 +32,7 @@ const EVERY_THREAD: &[libc::c_long] = &[
     libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_ctl,
-    libc::SYS_mmap,
     libc::SYS_munmap,
-    libc::SYS_mprotect,
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_brk,
@@ -61,8 +58,6 @@ const CONTROL: &[libc::c_long] = &[
     libc::SYS_ppoll,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
-    // Names and confinement of threads.
-    libc::SYS_prctl,
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
     libc::SYS_sched_getaffinity,
@@ -100,6 +95,8 @@ const FILE_SERVER: &[libc::c_long] = &[
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_statx,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
     libc::SYS_fstatfs,
     libc::SYS_fcntl,
     libc::SYS_preadv2,
@@ -116,6 +113,7 @@ const FILE_SERVER: &[libc::c_long] = &[
     libc::SYS_unlinkat,
     libc::SYS_renameat2,
     libc::SYS_fchmodat,
+    libc::SYS_fchmodat2,
     libc::SYS_fchmod,
     libc::SYS_fchownat,
     libc::SYS_utimensat,
@@ -137,7 +135,7 @@ const FILE_SERVER: &[libc::c_long] = &[
 ];
 
 /// Once on each thread of the file server, before its own filter.
-const FILE_SERVER_START: &[libc::c_long] = &[libc::SYS_unshare, libc::SYS_fchdir];
+const FILE_SERVER_START: &[libc::c_long] = &[libc::SYS_fchdir];
 
 // Requests of ioctl(2), see linux/kvm.h.
 const KVM_RUN: u32 = 0xae80;
@@ -207,9 +205,19 @@ fn compile(
 ) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         lists.iter().flat_map(|list| list.iter()).map(|call| (*call, Vec::new())).collect();
+    // Memory, but none that could be executed: all code was mapped when the program was loaded.
+    let executable = u64::from(libc::PROT_EXEC.cast_unsigned());
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        rules.insert(call, vec![masked(2, executable, 0)?]);
+    }
     if control {
         let requests = [KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_GET_REGS, KVM_SET_REGS];
         rules.insert(libc::SYS_ioctl, any_of(1, &requests)?);
+        // Names and confinement of threads.
+        let options = [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_SECCOMP];
+        rules.insert(libc::SYS_prctl, any_of(0, &options.map(libc::c_int::cast_unsigned))?);
+        // Current directory and umask of a thread of the file server; no namespace.
+        rules.insert(libc::SYS_unshare, any_of(0, &[libc::CLONE_FS.cast_unsigned()])?);
         // A thread, never a process.
         let thread = u64::from((libc::CLONE_VM | libc::CLONE_THREAD).cast_unsigned());
         rules.insert(libc::SYS_clone, vec![masked(0, thread, thread)?]);
