@@ -129,7 +129,7 @@ impl Play {
         }
     }
 
-    #[expect(clippy::exit, clippy::disallowed_methods, reason = "no test's result may follow")]
+    #[expect(clippy::disallowed_methods, reason = "no test's result may follow")]
     fn end(&self, status: i32) -> ! {
         std::process::exit(status)
     }
