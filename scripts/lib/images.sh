@@ -9,7 +9,14 @@ lab_image_directory() {
         "$here/make-roots" "$here/debian.sh" "$here/cpio.py" "$here/lab-guest/modules.sh")"
 }
 
-# ensure_lab_image: makes the image unless it is there.
+# lab_qemu_directory: where the QEMU of this recipe is or will be: qemu-system-x86_64, share.
+lab_qemu_directory() {
+    local here=$RINGFENCE_CHECKOUT/scripts/lib
+    printf '%s/qemu-%s\n' "$RINGFENCE_CACHE" \
+        "$(content_key "$here/make-lab-qemu" "$here/debian.sh" "$here"/qemu-patches/*.patch)"
+}
+
+# ensure_lab_image: makes the image, and the QEMU that runs it, unless they are there.
 ensure_lab_image() {
     require_packages "the lab (a host with KVM, emulated by QEMU)" "${LAB_PACKAGES[@]}"
     local directory
@@ -18,6 +25,10 @@ ensure_lab_image() {
     [[ -e $directory/complete ]] ||
         bash "$RINGFENCE_CHECKOUT/scripts/lib/make-lab-image" "$directory" </dev/null >&2 ||
         die "the lab's image could not be made (see above)"
+    directory=$(lab_qemu_directory)
+    [[ -e $directory/complete ]] ||
+        bash "$RINGFENCE_CHECKOUT/scripts/lib/make-lab-qemu" "$directory" </dev/null >&2 ||
+        die "the lab's QEMU could not be built (see above)"
 }
 
 # roots_directory: where the test roots of this recipe are or will be on a machine with a good KVM.

@@ -111,7 +111,8 @@ def qemu_command(options, directory, initramfs):
     accelerator = ["-accel", "tcg,thread=single,tb-size=1024"]
     if options.clock == "instructions":
         accelerator += ["-icount", "shift=0,sleep=off"]
-    command = ["qemu-system-x86_64", "-name", "ringfence-lab", *accelerator]
+    command = [f"{options.qemu}/qemu-system-x86_64", "-L", f"{options.qemu}/share"]
+    command += ["-name", "ringfence-lab", *accelerator]
     command += ["-cpu", "max,+svm", "-smp", str(options.cpus), "-m", str(options.memory)]
     command += ["-nodefaults", "-display", "none", "-no-reboot"]
     command += ["-serial", f"file:{option_value(directory)}/console.log"]
@@ -689,7 +690,7 @@ def main():
     parser.add_argument("--clock", choices=("wall", "instructions"), required=True)
     for name in ("cpus", "memory", "default-cpus", "default-memory", "deadline"):
         parser.add_argument(f"--{name}", type=int)
-    for name in ("image", "recipe", "checkout", "cache", "cwd", "instance", "run-directory"):
+    for name in ("image", "qemu", "recipe", "checkout", "cache", "cwd", "instance", "run-directory"):
         parser.add_argument(f"--{name}")
     for name in ("terminal", "new", "keep"):
         parser.add_argument(f"--{name}", action="store_true")

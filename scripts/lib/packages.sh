@@ -7,8 +7,8 @@ RUST_PACKAGES=(gcc libc6-dev binutils pkg-config libseccomp-dev python3)
 # scripts/build-kernel, which only names what is missing.
 KERNEL_PACKAGES=(linux-source-6.12 gcc binutils make flex bison bc perl xz-utils libelf-dev)
 # Making the lab's image and starting a lab from it.
-LAB_PACKAGES=(qemu-system-x86 e2fsprogs kmod python3 psmisc xz-utils mmdebstrap
-    debian-archive-keyring)
+LAB_PACKAGES=(e2fsprogs kmod python3 psmisc xz-utils mmdebstrap debian-archive-keyring patch
+    binutils)
 # Making the test roots on this machine.
 ROOTS_PACKAGES=(xz-utils mmdebstrap debian-archive-keyring)
 # Running the end-to-end tests on this machine.

@@ -4,9 +4,19 @@ use std::error::Error;
 use std::path::Path;
 
 /// Lines of the guest kernel's last messages that an error repeats.
-const CONSOLE_LINES: usize = 10;
+const CONSOLE_LINES: usize = 24;
+/// How Linux begins to say that it has failed (`die` and `panic` in the kernel's sources); the first
+/// of them in a log is the cause, and what follows only its trace.
+const FAILURES: [&str; 6] = [
+    "BUG: ",
+    "kernel BUG at ",
+    "Oops: ",
+    "general protection fault",
+    "PANIC: ",
+    "Kernel panic",
+];
 /// Bytes at the end of the log that are looked at.
-const CONSOLE_BYTES: u64 = 8192;
+const CONSOLE_BYTES: u64 = 16 << 10;
 /// Bytes of one line.
 const LINE_BYTES: usize = 200;
 
@@ -47,12 +57,15 @@ pub(crate) fn printable_lines(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let lines: Vec<&str> =
         text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    // A panic says the most in its first line, which a trace follows.
-    let panic = lines.iter().rposition(|line| line.contains("Kernel panic"));
-    lines
+    let last = lines.len().saturating_sub(CONSOLE_LINES);
+    let failure = lines.iter().position(|line| FAILURES.iter().any(|word| line.contains(word)));
+    // With the line before it: the kernel may have said there what it was about.
+    let first = failure.map_or(last, |at| at.saturating_sub(1)).min(last);
+    let panic = lines.iter().position(|line| line.contains("Kernel panic"));
+    let shown = first..(first + CONSOLE_LINES).min(lines.len());
+    lines[shown.clone()]
         .iter()
-        .skip(panic.unwrap_or(lines.len().saturating_sub(CONSOLE_LINES)))
-        .take(CONSOLE_LINES)
+        .chain(panic.filter(|at| !shown.contains(at)).map(|at| &lines[at]))
         .map(|line| agent_client::text::printable(line, LINE_BYTES).into_owned())
         .collect()
 }
@@ -84,7 +97,16 @@ mod tests {
         assert_eq!(printable_lines(text), ["one", "two\\u{1b}[2J", "three"]);
         assert_eq!(printable_lines(&[b'x', b'\n'].repeat(100)).len(), CONSOLE_LINES);
         let panic = [b"a\n[1.0] Kernel panic - not syncing\n".as_slice(), &b"trace\n".repeat(50)];
-        assert!(printable_lines(&panic.concat())[0].contains("Kernel panic"));
+        assert!(printable_lines(&panic.concat())[1].contains("Kernel panic"));
+        let oops = [
+            &b"before\n".repeat(30)[..],
+            b"[1.0] BUG: kernel NULL pointer dereference\n",
+            &b"trace\n".repeat(50),
+            b"[1.1] Kernel panic - not syncing\n",
+        ];
+        let shown = printable_lines(&oops.concat());
+        assert_eq!(shown.len(), CONSOLE_LINES + 1);
+        assert!(shown[1].contains("BUG") && shown[CONSOLE_LINES].contains("panic"), "{shown:?}");
         assert!(last_lines(Path::new("/no/such/file")).is_empty());
     }
 }
