@@ -57,8 +57,11 @@ pub fn run(options: &RunOptions) -> Result<Exit, SandboxError> {
     let parts = Parts::find(&options.config)?;
     let bundle = Bundle::read(&options.bundle)?;
     let plan = bundle.plan(id.as_str(), &options.overrides, &options.config, host_facts())?;
-    for warning in &plan.warnings {
-        tracing::info!("{warning}");
+    for warning in &plan.notes.warnings {
+        tracing::warn!("{warning}");
+    }
+    for ignored in &plan.notes.ignored {
+        tracing::info!("{ignored}");
     }
     drop(bundle);
     let runtime = tokio::runtime::Builder::new_current_thread()

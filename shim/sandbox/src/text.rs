@@ -7,14 +7,8 @@ use std::path::Path;
 const CONSOLE_LINES: usize = 24;
 /// How Linux begins to say that it has failed (`die` and `panic` in the kernel's sources); the first
 /// of them in a log is the cause, and what follows only its trace.
-const FAILURES: [&str; 6] = [
-    "BUG: ",
-    "kernel BUG at ",
-    "Oops: ",
-    "general protection fault",
-    "PANIC: ",
-    "Kernel panic",
-];
+const FAILURES: [&str; 6] =
+    ["BUG: ", "kernel BUG at ", "Oops: ", "general protection fault", "PANIC: ", "Kernel panic"];
 /// Bytes at the end of the log that are looked at.
 const CONSOLE_BYTES: u64 = 16 << 10;
 /// Bytes of one line.
