@@ -45,7 +45,7 @@ const EVENT_QUEUE: u16 = 2;
 
 /// Sizes of the queues. Linux keeps the whole of the first filled with one-page buffers, so its
 /// size is also memory in each guest.
-const QUEUE_SIZES: [u16; 3] = [128, 128, 4];
+const QUEUE_SIZES: [u16; 3] = [64, 128, 4];
 
 /// Connections at once, of both directions, with those whose guest side is gone and whose bytes
 /// the host has not read yet. Each costs a descriptor and some 200 bytes.
