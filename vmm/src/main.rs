@@ -13,6 +13,7 @@ use vmm_api::CHANNEL_FD;
 fn main() -> ExitCode {
     let start_ns = timeline::now_ns();
     process::end_on_panic();
+    process::use_one_heap();
     let mut arguments = std::env::args_os().skip(1);
     match (arguments.next(), arguments.next(), arguments.next()) {
         (None, ..) => serve(Jail::Full, start_ns),

@@ -1,6 +1,9 @@
 //! The process itself: its channel, and its end.
 
-#![expect(unsafe_code, reason = "an inherited descriptor is taken; the process ends at once")]
+#![expect(
+    unsafe_code,
+    reason = "an inherited descriptor is taken; the allocator is set up; the process ends at once"
+)]
 
 use std::os::fd::{FromRawFd, OwnedFd};
 use vmm_api::{CHANNEL_FD, Channel};
@@ -14,6 +17,16 @@ pub fn channel() -> Channel {
     // SAFETY: the descriptor belongs to this process by the contract with its launcher, and nothing
     // else here names it. Where it is not open, the first use says so.
     Channel::from_socket(unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) })
+}
+
+/// Makes all threads allocate from one heap. To be called before there are others.
+///
+/// glibc gives each thread a heap of its own, and opens /proc/sys/vm/overcommit_memory when it gives
+/// such a heap's free end back: a system call that no confined thread may make, and that comes only
+/// after large buffers were freed. It also costs memory. mallopt(3).
+pub fn use_one_heap() {
+    // SAFETY: mallopt has no memory-safety conditions; it takes the allocator's own lock.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Ends the process now.

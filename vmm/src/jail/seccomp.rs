@@ -267,6 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn a_confined_thread_gives_large_memory_back() {
+        // Without the one heap, this process dies of SIGSYS here.
+        crate::process::use_one_heap();
+        let filters = Filters::compile().unwrap();
+        let thread = std::thread::spawn(move || {
+            apply_filter(&filters.devices).unwrap();
+            for _ in 0..4 {
+                let buffers: Vec<_> = (0..64).map(|_| vec![1_u8; 100 << 10]).collect();
+                assert_eq!(buffers.iter().map(|buffer| usize::from(buffer[0])).sum::<usize>(), 64);
+            }
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
     fn device_threads_are_allowed_no_more_than_the_process() {
         let process = [EVERY_THREAD, CONTROL, DEVICES, FILE_SERVER, FILE_SERVER_START].concat();
         for call in [EVERY_THREAD, DEVICES, FILE_SERVER].concat() {
