@@ -76,6 +76,7 @@ pub(crate) fn configure<'f>(
         fs: Some(FsConfig {
             tag: SHARES_TAG.to_owned(),
             queues: 1,
+            locks: host.file_locks,
             shares: files.shares.iter().map(|share| share_config(share, &mut slots)).collect(),
         }),
         disks: Vec::new(),

@@ -22,7 +22,12 @@ fn good() -> MachineConfig {
         },
         console: ConsoleConfig { log: FdSlot(3), max_bytes: 1 << 20 },
         vsock: Some(VsockConfig { guest_cid: 3 }),
-        fs: Some(FsConfig { tag: "shares".to_owned(), queues: 1, shares: vec![share("root", 4)] }),
+        fs: Some(FsConfig {
+            tag: "shares".to_owned(),
+            queues: 1,
+            locks: LockPolicy::Host,
+            shares: vec![share("root", 4)],
+        }),
         disks: vec![disk(5)],
         rng: true,
         balloon: Some(BalloonConfig { free_page_reporting: true }),
