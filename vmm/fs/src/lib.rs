@@ -45,6 +45,7 @@
 
 mod acl;
 mod buffers;
+mod capability;
 mod credentials;
 mod handle;
 mod idmap;

@@ -5,5 +5,6 @@ mod hosts;
 mod locks;
 mod native;
 mod operations;
+mod owners;
 mod saved;
 mod wall;
