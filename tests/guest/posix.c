@@ -99,6 +99,7 @@ CALL(remove_directory, rmdir(p))
 CALL(change_mode, chmod(p, 02711))
 CALL(change_owner, chown(p, USER, USER))
 CALL(change_group, lchown(p, -1, USER))
+CALL(change_nothing, chown(p, -1, -1))
 CALL(change_size, truncate(p, 3))
 CALL(change_times, utimensat(AT_FDCWD, p, NULL, 0))
 CALL(set_times, utimensat(AT_FDCWD, p, (struct timespec[2]){{1, 2}, {3, 4}}, AT_SYMLINK_NOFOLLOW))
@@ -122,8 +123,8 @@ static const struct {
     ONE(make_directory), ONE(make_fifo), ONE(make_node), ONE(make_link), ONE(link_to),
     ONE(link_from), ONE(link_followed), ONE(rename_to), ONE(rename_from), ONE(rename_new),
     ONE(rename_swap), ONE(remove_file), ONE(remove_directory), ONE(change_mode),
-    ONE(change_owner), ONE(change_group), ONE(change_size), ONE(change_times), ONE(set_times),
-    ONE(may_read), ONE(may_write), ONE(may_search), ONE(read_link), ONE(status),
+    ONE(change_owner), ONE(change_group), ONE(change_nothing), ONE(change_size),
+    ONE(change_times), ONE(set_times), ONE(may_read), ONE(may_write), ONE(may_search), ONE(read_link), ONE(status),
     ONE(system_status), ONE(set_attribute), ONE(get_attribute), ONE(list_attributes),
 };
 
