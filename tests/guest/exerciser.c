@@ -1,6 +1,6 @@
 /*
- * exerciser STEPS FILE…: random reads, writes, truncations, allocations, copies and mappings of
- * files, each compared with what it must have done to a copy in memory. Says a checksum of each
+ * exerciser STEPS FILE…: random reads, writes, truncations, allocations, copies, mappings and direct
+ * I/O of files, each compared with what it must have done to a copy in memory. Says a checksum of each
  * file at the end. The same steps on every machine.
  */
 #define _GNU_SOURCE
@@ -14,11 +14,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MOST = 300000, FILES = 8 };
+enum { MOST = 300000, FILES = 8, BLOCK = 4096 };
 
 struct file {
     const char *path;
-    int fd, appender;
+    int fd, appender, direct; /* direct is -1 where the file system has no direct I/O */
     long size;
     unsigned char *model;
     unsigned char *map; /* of MOST bytes, of which those up to the size may be touched */
@@ -42,7 +42,7 @@ static void fail(struct file *f, const char *what) {
 #define MUST(condition) \
     if (!(condition)) fail(f, #condition)
 
-static unsigned char buffer[MOST];
+static unsigned char buffer[MOST] __attribute__((aligned(BLOCK)));
 
 /* A place in the file and a length that may pass its end, by at most `beyond`. */
 static long range(struct file *f, long beyond, long *length) {
@@ -73,6 +73,7 @@ static void check(struct file *f, const unsigned char *seen, long at, long lengt
 static void open_all(struct file *f) {
     MUST((f->fd = open(f->path, O_RDWR)) >= 0);
     MUST((f->appender = open(f->path, O_WRONLY | O_APPEND)) >= 0);
+    f->direct = open(f->path, O_RDWR | O_DIRECT);
     f->map = mmap(NULL, MOST, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);
     MUST(f->map != MAP_FAILED);
 }
@@ -81,6 +82,7 @@ static void close_all(struct file *f) {
     MUST(!munmap(f->map, MOST));
     MUST(!close(f->fd));
     MUST(!close(f->appender));
+    if (f->direct >= 0) MUST(!close(f->direct));
 }
 
 static void zero(struct file *f, long at, long length) {
@@ -91,7 +93,7 @@ static void zero(struct file *f, long at, long length) {
 static void one_step(struct file *f) {
     long length, at;
     struct stat s;
-    switch (random_below(16)) {
+    switch (random_below(18)) {
     case 0: case 1: case 2:
         doing = "read";
         at = range(f, 0, &length);
@@ -165,6 +167,29 @@ static void one_step(struct file *f) {
         grow(f, to);
         break;
     }
+    case 15:
+        doing = "read directly";
+        at = range(f, 0, &length) / BLOCK * BLOCK;
+        length = length / BLOCK * BLOCK;
+        if (f->direct < 0) break;
+        if (at + length > f->size) {
+            MUST(pread(f->direct, buffer, length, at) == f->size - at);
+            length = f->size - at;
+        } else {
+            MUST(pread(f->direct, buffer, length, at) == length);
+        }
+        check(f, buffer, at, length);
+        break;
+    case 16:
+        doing = "write directly";
+        at = range(f, 20000, &length) / BLOCK * BLOCK;
+        length = length / BLOCK * BLOCK;
+        fill(length);
+        /* As without direct I/O, so that the steps are the same on every file system. */
+        MUST(pwrite(f->direct < 0 ? f->fd : f->direct, buffer, length, at) == length);
+        memcpy(f->model + at, buffer, length);
+        if (length) grow(f, at + length);
+        break;
     default:
         doing = "sync and open again";
         if (random_below(2)) MUST(!msync(f->map, MOST, MS_SYNC));
