@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use file_server::wire::{
     CreateIn, EntryOut, FallocateIn, Kstatfs, MknodIn, OpenOut, SetattrIn, fattr, opcode,
 };
-use file_server::{Server, ServerError, ShareError, ShareKind};
+use file_server::{CachePolicy, Server, ServerError, ShareError, ShareKind};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
 };
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::client::{Client, Fixture, bytes, c_string, config, is_root, open_path, share};
 
@@ -116,6 +116,12 @@ fn a_file_system_in_memory_works() {
     live(&mut client, root);
     let args = CreateIn { flags: 2, mode: 0o600, ..CreateIn::default() };
     assert!(client.call(opcode::TMPFILE, root, &[bytes(&args), b"/\0"], 500).is_ok());
+    // With O_EXCL it never gets a name.
+    let args = CreateIn { flags: 2 | libc::O_EXCL.cast_unsigned(), ..args };
+    let body = client.call(opcode::TMPFILE, root, &[bytes(&args), b"/\0"], 500).unwrap();
+    let (entry, _) = EntryOut::read_from_prefix(&body).unwrap();
+    let link = client.call(opcode::LINK, root, &[entry.nodeid.as_bytes(), &c_string("named")], 500);
+    assert_eq!(link, Err(Errno::NOENT));
 }
 
 #[test]
@@ -320,4 +326,19 @@ fn holds_together_while_the_host_mounts_over_a_directory() {
     });
     assert!(below > 0 && above > 0, "the race was not seen: {below} {above}");
     assert_eq!(f.client.server.usage().inodes, 1);
+}
+
+#[test]
+fn an_exchanged_link_is_seen_by_the_next_lookup_without_a_cache() {
+    let mut f = Fixture::with(|share| share.cache = CachePolicy::None);
+    for i in 0..20 {
+        // As deployments do it: a new link beside the old one, then one rename.
+        std::os::unix::fs::symlink(format!("release-{i}"), f.path.join("next")).unwrap();
+        std::fs::rename(f.path.join("next"), f.path.join("current")).unwrap();
+        let entry = f.client.lookup(f.root, "current").unwrap();
+        let kept = [entry.entry_valid, entry.attr_valid, entry.entry_valid_nsec.into()];
+        assert_eq!(kept, [0; 3]);
+        let target = f.client.call(opcode::READLINK, entry.nodeid, &[], 200).unwrap();
+        assert_eq!(target, format!("release-{i}").into_bytes());
+    }
 }

@@ -113,6 +113,36 @@ fn binds_file_capabilities_to_the_guests_root() {
 }
 
 #[test]
+fn writing_takes_file_capabilities_away() {
+    if !needs_root("writing_takes_file_capabilities_away") {
+        return;
+    }
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::write(dir.path().join("f"), "text").unwrap();
+    let mut client = Client::new(config(vec![share("s", dir.path())]));
+    let root = client.lookup(1, "s").unwrap().nodeid;
+    let node = client.lookup(root, "f").unwrap().nodeid;
+    let fh = client.open(node, libc::O_RDWR).unwrap().fh;
+    let name = "security.capability";
+    let value = [&0x0200_0001u32.to_le_bytes()[..], &0x400u32.to_le_bytes(), &[0; 12]].concat();
+    // By root too: whoever changes a program takes its privileges, as on a local file system.
+    for step in 0..3 {
+        client.setxattr(node, name, &value, 0).unwrap();
+        assert_eq!(client.getxattr(node, name, 100).unwrap(), value);
+        match step {
+            0 => assert_eq!(client.write(node, fh, 0, b"x"), Ok(1)),
+            1 => {
+                let size = SetattrIn { valid: fattr::SIZE, size: 1, ..SetattrIn::default() };
+                client.setattr(node, &size).unwrap();
+            }
+            // A chown(2) that names no owner.
+            _ => assert!(client.setattr(node, &SetattrIn::default()).is_ok()),
+        }
+        assert_eq!(client.getxattr(node, name, 100), Err(Errno::NODATA), "step {step}");
+    }
+}
+
+#[test]
 fn maps_the_users_of_access_control_lists() {
     if !needs_root("maps_the_users_of_access_control_lists") {
         return;

@@ -277,7 +277,23 @@ fn goes_on_while_a_request_waits_for_a_lock() {
         assert_eq!(read(&mut driver, 1, open.0, open.1), (0, b"content".to_vec()));
     }
     drop(host);
-    assert_eq!(driver.wait_used(1).1, 16);
+    // While they are, it gets its turn: its reply comes in place of one of theirs.
+    let (address, reply) = {
+        let request = request(GETATTR, 1, &[0; 16]);
+        (driver.buffer(&request), driver.allocate(200))
+    };
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        assert!(std::time::Instant::now() < end, "the lock was not seen to be free");
+        driver.queues[1].add(&[(address, 56, false), (reply, 200, true)]);
+        driver.kick(1);
+        let first = driver.wait_used(1).1;
+        if first == 16 {
+            assert_eq!(driver.wait_used(1).1, 120);
+            break;
+        }
+        assert_eq!(first, 120);
+    }
     // Held by the guest now; a second handle waits until the first is unlocked.
     let second = open_file(&mut driver);
     offer_lock(&mut driver, 1, second);

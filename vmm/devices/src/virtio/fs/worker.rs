@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use file_server::Server;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -26,9 +27,12 @@ const EXIT: u64 = u64::MAX;
 /// Requests of one queue served before the others, and a stop, get their turn.
 const BUDGET: usize = 64;
 
-/// Milliseconds after which a request that waits is served again although no lock of this guest was
-/// given up: the lock may be one of the host, which tells nobody, or this guest's and given up by
-/// another thread.
+/// How long until a request that waits is served again although no lock of this guest was given up:
+/// the lock may be one of the host, which tells nobody, or this guest's and given up by another
+/// thread.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// [`RETRY`] for epoll_wait(2).
 const RETRY_MS: i32 = 20;
 
 /// Requests of one thread that may wait at once: as many as its two queues have entries.
@@ -128,7 +132,7 @@ impl FsWorker {
         let mut events = [EpollEvent::default(); 4];
         let memory = Arc::clone(&self.memory);
         let mut waiting = self.take_waiting(&memory);
-        let mut unlocks = self.server.unlocks();
+        let (mut unlocks, mut last) = (self.server.unlocks(), Instant::now());
         loop {
             let timeout = if waiting.is_empty() { -1 } else { RETRY_MS };
             let count = match epoll.wait(timeout, &mut events) {
@@ -148,8 +152,10 @@ impl FsWorker {
                     let _ = serve((place, queue), &memory, worker, &mut waiting);
                 }
             }
-            if !waiting.is_empty() && (count == 0 || self.server.unlocks() != unlocks) {
-                unlocks = self.server.unlocks();
+            // Not only when the time is over: a busy guest leaves none.
+            let due = |last: Instant| self.server.unlocks() != unlocks || last.elapsed() >= RETRY;
+            if !waiting.is_empty() && due(last) {
+                (unlocks, last) = (self.server.unlocks(), Instant::now());
                 waiting.retain(|waiting| self.serve_again(waiting, &memory, worker));
             }
         }
