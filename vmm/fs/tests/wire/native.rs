@@ -211,18 +211,18 @@ impl Guest {
                 names.sort();
                 Ok(names.concat().into_bytes())
             }
+            step => self.run_on_open_file(step),
+        }
+    }
+
+    /// Steps that need a handle, ownership, and a new session.
+    fn run_on_open_file(&mut self, step: &Step) -> Outcome {
+        match step {
             Step::Forget => {
                 self.client().init(u64::MAX)?;
                 self.fixture.root = self.client().lookup(1, "s")?.nodeid;
                 Ok(Vec::new())
             }
-            step => self.run_on_open_file(step),
-        }
-    }
-
-    /// Steps that need a handle, and ownership.
-    fn run_on_open_file(&mut self, step: &Step) -> Outcome {
-        match step {
             Step::Allocate { at, mode, offset, length } => {
                 let (offset, length) = ((*offset).into(), (*length).into());
                 self.allocate(*at, *mode, offset, length)
