@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use integration_tests::report::compare;
-use integration_tests::{Bundle, Lab, Outcome, Root, Running, Runtime, tree};
+use integration_tests::{Bundle, Invocation, Lab, Outcome, Root, Running, Runtime, tree};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::{Value, json};
@@ -175,10 +175,16 @@ struct Told {
 
 impl Told {
     fn start(lab: &Lab, program: &Path, share: &Path) -> (Self, Bundle) {
+        Self::start_with(lab, program, share, &[])
+    }
+
+    /// With options of ringfence itself.
+    fn start_with(lab: &Lab, program: &Path, share: &Path, options: &[&str]) -> (Self, Bundle) {
         let bundle =
             bundle(lab, "busybox", share).install(program, "bin/across").args(&["/bin/across"]);
-        let running = lab.ringfence(&bundle).stdin_held().start();
-        (Self { running, lines: 0 }, bundle)
+        let ringfence = Invocation::new("ringfence").args(options);
+        let run = ringfence.args(&["run", "--bundle"]).arg(bundle.write()).arg(lab.new_id());
+        (Self { running: run.stdin_held().start(), lines: 0 }, bundle)
     }
 
     fn tell(&mut self, line: &str) {
@@ -241,6 +247,28 @@ fn locks_exclude_programs_of_the_host_and_wait_for_them() {
     guest.ask("flock f", "ok");
     guest.end();
     file.try_lock().expect("nothing is held by a sandbox that has ended");
+}
+
+#[test]
+fn the_hosts_configuration_says_where_locks_are() {
+    let lab = Lab::enter();
+    let program = lab.compile("across", ACROSS);
+    let share = lab.directory("share");
+    let file = File::create(share.join("f")).unwrap();
+    let config = lab.scratch().join("config.toml");
+    for (policy, first, second) in [("guest", "ok", "EAGAIN"), ("refused", "ENOLCK", "ENOLCK")] {
+        std::fs::write(&config, format!("file_locks = \"{policy}\"\n")).unwrap();
+        let options = ["--config", config.to_str().unwrap()];
+        let (mut guest, _bundle) = Told::start_with(&lab, &program, &share, &options);
+        file.try_lock().unwrap();
+        // The host's lock is not seen; another of the guest's programs is.
+        guest.ask("flock f", first);
+        guest.ask("flock f", second);
+        guest.ask("ofd f", first);
+        guest.ask("ofd f", second);
+        file.unlock().unwrap();
+        guest.end();
+    }
 }
 
 #[test]
