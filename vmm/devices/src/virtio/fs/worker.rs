@@ -169,7 +169,10 @@ impl FsWorker {
     /// The chains of the requests that waited when the device was stopped.
     fn take_waiting<'m>(&mut self, memory: &'m GuestRam) -> Vec<Waiting<'m>> {
         let mut chains = Vec::new();
-        for WaitingState { queue: index, head } in std::mem::take(&mut self.waiting) {
+        // A saved state may name one chain any number of times.
+        for WaitingState { queue: index, head } in
+            std::mem::take(&mut self.waiting).into_iter().take(MAX_WAITING)
+        {
             for (place, queue) in self.queues.iter_mut().enumerate() {
                 if queue.index() == index
                     // A failure has been reported and latched.
