@@ -250,6 +250,32 @@ fn locks_exclude_programs_of_the_host_and_wait_for_them() {
 }
 
 #[test]
+fn locks_exclude_programs_of_another_sandbox() {
+    let lab = Lab::enter();
+    let program = lab.compile("across", ACROSS);
+    let share = lab.directory("share");
+    let (mut one, _one_bundle) = Told::start(&lab, &program, &share);
+    let (mut two, _two_bundle) = Told::start(&lab, &program, &share);
+    for (verb, wait) in [("record", "record-wait"), ("ofd", "ofd-wait"), ("flock", "flock-wait")] {
+        let (lock, wait) = (format!("{verb} f"), format!("{wait} f"));
+        one.ask(&lock, "ok");
+        two.ask(&lock, "EAGAIN");
+        two.tell(&wait);
+        one.ask("drop", "ok");
+        two.expect(&format!("{}: ok", wait.trim_end_matches(" f")));
+        one.ask(&lock, "EAGAIN");
+        two.ask("drop", "ok");
+    }
+    one.ask("record-shared f", "ok");
+    two.ask("record-shared f", "ok");
+    two.ask("record f", "EAGAIN");
+    // A sandbox that ends leaves no lock.
+    one.end();
+    two.ask("record f", "ok");
+    two.end();
+}
+
+#[test]
 fn the_hosts_configuration_says_where_locks_are() {
     let lab = Lab::enter();
     let program = lab.compile("across", ACROSS);
