@@ -61,13 +61,16 @@ fn place() -> impl Strategy<Value = Place> {
 
 /// An owner to give a file to: only root has a choice.
 fn owner() -> impl Strategy<Value = Option<u32>> {
-    let ids: &[u32] = if is_root() { &[0, 7, 1000, 65_534] } else { &[0] };
-    prop::option::of(prop::sample::select(ids))
+    let owners: &[Option<u32>] =
+        if is_root() { &[None, Some(0), Some(7), Some(1000), Some(65_534)] } else { &[None] };
+    prop::sample::select(owners)
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let mode =
-        || prop::sample::select(&[0o644u32, 0o600, 0o755, 0o444, 0o2755, 0o4711, 0o1777][..]);
+    // The guest's root keeps set-id bits where it writes; beside it only the host's root does.
+    let modes: &[u32] = &[0o644, 0o600, 0o755, 0o444, 0o1777, 0o2755, 0o4711];
+    let modes = if is_root() { modes } else { &modes[..5] };
+    let mode = || prop::sample::select(modes);
     let flags = prop::sample::select(
         &[0, libc::O_EXCL, libc::O_TRUNC, libc::O_APPEND, libc::O_EXCL | libc::O_TRUNC][..],
     );
