@@ -19,8 +19,8 @@ use std::time::Duration;
 use vmm::timeline::now_ns;
 use vmm_api::{
     BalloonConfig, BootConfig, CHANNEL_FD, CachePolicy, Channel, ConsoleConfig, DiskConfig, FdSlot,
-    FromVmm, FsConfig, MachineConfig, Reply, Request, ShareConfig, ShareKind, ToVmm, VERSION,
-    VsockConfig,
+    FromVmm, FsConfig, LockPolicy, MachineConfig, Reply, Request, ShareConfig, ShareKind, ToVmm,
+    VERSION, VsockConfig,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -219,6 +219,7 @@ impl Options {
             fs: self.share.as_ref().map(|_| FsConfig {
                 tag: "shares".to_owned(),
                 queues: 1,
+                locks: LockPolicy::Host,
                 shares: vec![ShareConfig {
                     name: "host".to_owned(),
                     root: FdSlot(4),

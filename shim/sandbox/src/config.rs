@@ -5,6 +5,7 @@ use serde::Deserialize;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vmm_api::LockPolicy;
 
 /// Where the configuration is, unless a command names another file.
 pub const DEFAULT_PATH: &str = "/etc/ringfence/config.toml";
@@ -36,6 +37,9 @@ pub struct HostConfig {
     pub console_log_bytes: u64,
     /// Annotations `dev.ringfence.*` that a bundle may carry, without the prefix.
     pub allowed_annotations: Vec<String>,
+    /// Where the locks of files are: `host`, seen by all that use a file; `guest`, not seen outside
+    /// of the machine; `refused`.
+    pub file_locks: LockPolicy,
     /// The KVM device.
     pub kvm: PathBuf,
 }
@@ -53,6 +57,7 @@ impl Default for HostConfig {
             request_timeout_ms: 30_000,
             console_log_bytes: 1 << 20,
             allowed_annotations: vec!["memory_mib".to_owned(), "vcpus".to_owned()],
+            file_locks: LockPolicy::Host,
             kvm: PathBuf::from("/dev/kvm"),
         }
     }
@@ -226,6 +231,10 @@ mod tests {
         let config = parse("memory_mib = 512\nkernel = \"/k\"").unwrap();
         assert_eq!(config.memory_mib, 512);
         assert_eq!(config.vcpus, HostConfig::default().vcpus);
+        assert_eq!(config.file_locks, LockPolicy::Host);
+        assert_eq!(parse("file_locks = \"guest\"").unwrap().file_locks, LockPolicy::Guest);
+        let error = parse("file_locks = \"none\"").unwrap_err();
+        assert!(error.contains("none") && error.contains("refused"), "{error}");
     }
 
     #[test]

@@ -14,6 +14,10 @@ use vmm_api::{
 /// (VIRTIO 1.2 §5.10.4).
 const GUEST_CID: u32 = 3;
 
+/// Request queues of the file system at most; each is a thread of the VMM, so that a program that
+/// waits for the disk does not hold up one on another virtual CPU.
+const MAX_FS_QUEUES: u8 = 4;
+
 /// Parameters of every guest kernel: messages to the console, errors only, since each byte is an
 /// exit from the guest; a panic resets the machine at once, by the keyboard controller, so that its
 /// supervisor sees it; grace periods do not wait for a tick.
@@ -75,7 +79,8 @@ pub(crate) fn configure<'f>(
         vsock: Some(VsockConfig { guest_cid: GUEST_CID }),
         fs: Some(FsConfig {
             tag: SHARES_TAG.to_owned(),
-            queues: 1,
+            queues: plan.vcpus.clamp(1, MAX_FS_QUEUES),
+            locks: host.file_locks,
             shares: files.shares.iter().map(|share| share_config(share, &mut slots)).collect(),
         }),
         disks: Vec::new(),
@@ -148,6 +153,11 @@ mod tests {
         assert_eq!(slots, (0..6).collect::<Vec<u16>>());
         assert_eq!(descriptors.len(), 6);
         assert!(fs.shares[1].read_only && !fs.shares[0].read_only);
+        assert_eq!((fs.queues, fs.locks), (1, vmm_api::LockPolicy::Host));
+        for (vcpus, queues) in [(2, 2), (32, MAX_FS_QUEUES)] {
+            let (config, _) = configure("c1", &VmPlan { vcpus, ..plan.clone() }, &host, &files);
+            assert_eq!(config.fs.unwrap().queues, queues);
+        }
         assert!(config.boot.cmdline.ends_with(" host=1 bundle=1"), "{}", config.boot.cmdline);
     }
 }

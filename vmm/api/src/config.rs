@@ -69,6 +69,8 @@ pub struct FsConfig {
     pub tag: String,
     /// Number of request queues, at least 1.
     pub queues: u8,
+    /// Where locks of files are, in all shares.
+    pub locks: LockPolicy,
     /// An open `/proc/self/fd` of the VMM process is made by the VMM itself before it is jailed.
     pub shares: Vec<ShareConfig>,
 }
@@ -106,6 +108,19 @@ pub enum CachePolicy {
     Auto,
     /// Kept for ever: only this guest changes the tree.
     Always,
+}
+
+/// Where the locks of the guest's programs are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LockPolicy {
+    /// On the host: seen by its programs and by other sandboxes.
+    #[default]
+    Host,
+    /// In the guest's kernel, for shares that nobody else uses.
+    Guest,
+    /// Nowhere: each request for a lock fails with ENOLCK.
+    Refused,
 }
 
 /// A virtio-blk device (VIRTIO 1.2 §5.2) over a raw file.

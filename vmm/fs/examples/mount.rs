@@ -12,9 +12,11 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use file_server::{
-    CachePolicy, IdMap, Limits, Request, Server, ServerConfig, Share, ShareKind, Worker,
+    CachePolicy, IdMap, Limits, LockPolicy, Request, Served, Server, ServerConfig, Share,
+    ShareKind, Worker,
 };
 use rustix::mount::{MountFlags, mount};
 use vm_memory::VolatileSlice;
@@ -38,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         limits: Limits::default(),
         uid_map: IdMap::identity(),
         gid_map: IdMap::identity(),
+        locks: LockPolicy::Host,
         shares: vec![Share {
             name: "share".to_owned(),
             root: File::open(directory)?.into(),
@@ -84,7 +87,14 @@ fn serve(server: Arc<Server>, mut device: &File) -> Result<(), Box<dyn Error>> {
         let request = request.get_mut(..len).unwrap_or_default();
         let readable = [VolatileSlice::from(request)];
         let writable = [VolatileSlice::from(reply.as_mut_slice())];
-        let len = worker.handle(&Request { readable: &readable, writable: &writable })?;
+        let request = Request { readable: &readable, writable: &writable };
+        let len = loop {
+            match worker.handle(&request)? {
+                Served::Done(len) => break len,
+                // Holds this thread, of which there are few; a device does better.
+                Served::Waiting => thread::sleep(Duration::from_millis(5)),
+            }
+        };
         if len != 0
             && let Err(error) = device.write_all(reply.get(..len).unwrap_or_default())
             && error.kind() != ErrorKind::NotFound

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::inode::Inode;
@@ -23,10 +25,27 @@ pub(crate) enum HandleKind {
     },
 }
 
+/// The lock of flock(2) that an open file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum FlockKind {
+    None = 0,
+    Shared = 1,
+    Exclusive = 2,
+}
+
+impl FlockKind {
+    /// The kind with a number; none for an unknown one.
+    pub(crate) fn from_u8(number: u8) -> Option<Self> {
+        [Self::None, Self::Shared, Self::Exclusive].into_iter().find(|kind| *kind as u8 == number)
+    }
+}
+
 /// One open file or directory.
 #[derive(Debug)]
 pub(crate) struct Handle {
     fd: OwnedFd,
+    flock: AtomicU8,
     pub(crate) inode: Arc<Inode>,
     /// The guest's flags of OPEN, OPENDIR or CREATE.
     pub(crate) flags: u32,
@@ -35,7 +54,29 @@ pub(crate) struct Handle {
 
 impl Handle {
     pub(crate) fn new(fd: OwnedFd, inode: Arc<Inode>, flags: u32, kind: HandleKind) -> Self {
-        Self { fd, inode, flags, kind }
+        Self { fd, flock: AtomicU8::new(FlockKind::None as u8), inode, flags, kind }
+    }
+
+    /// The lock of flock(2) that it has.
+    pub(crate) fn flock_kind(&self) -> FlockKind {
+        FlockKind::from_u8(self.flock.load(Ordering::Relaxed)).unwrap_or(FlockKind::None)
+    }
+
+    /// Locks the open file description as flock(2) does, without waiting: EAGAIN if another has a
+    /// lock that forbids it.
+    pub(crate) fn set_flock(&self, kind: FlockKind) -> Result<(), Errno> {
+        let done = flock(
+            self.fd(),
+            match kind {
+                FlockKind::None => FlockOperation::NonBlockingUnlock,
+                FlockKind::Shared => FlockOperation::NonBlockingLockShared,
+                FlockKind::Exclusive => FlockOperation::NonBlockingLockExclusive,
+            },
+        );
+        // A lock that cannot be converted is lost (flock(2)).
+        let now = if done.is_ok() { kind } else { FlockKind::None };
+        self.flock.store(now as u8, Ordering::Relaxed);
+        done
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -105,10 +146,9 @@ impl HandleTable {
         })
     }
 
-    /// Closes a handle; EBADF if there is none.
-    pub(crate) fn remove(&self, id: u64) -> Result<(), Errno> {
-        let gone = self.lock().open.remove(&id);
-        gone.map(drop).ok_or(Errno::BADF)
+    /// Takes a handle out, to be closed; EBADF if there is none.
+    pub(crate) fn remove(&self, id: u64) -> Result<Arc<Handle>, Errno> {
+        self.lock().open.remove(&id).ok_or(Errno::BADF)
     }
 
     /// Closes all handles of a share.

@@ -90,7 +90,8 @@ impl IdMap {
         self.to_guest_checked(host).unwrap_or(OVERFLOW_ID)
     }
 
-    fn to_guest_checked(&self, host: u32) -> Option<u32> {
+    /// The guest's id for an id of the host; none for one that is not mapped.
+    pub(crate) fn to_guest_checked(&self, host: u32) -> Option<u32> {
         self.ranges.iter().find_map(|range| {
             let offset = host.checked_sub(range.host).filter(|offset| *offset < range.count)?;
             range.guest.checked_add(offset)

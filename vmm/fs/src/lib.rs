@@ -22,13 +22,13 @@
 //! - No umask, current directory or credential of the process is touched: workers have their own.
 //!
 //! What is not promised: a directory that the host moves out of a share stays reachable for a guest
-//! that holds it, as it does for a process that has it as current directory. Locks are the guest's
-//! own: see [`Session`]. Changes on the host reach no inotify watch in the guest, since virtio-fs
+//! that holds it, as it does for a process that has it as current directory. Locks are as
+//! [`LockPolicy`] says. Changes on the host reach no inotify watch in the guest, since virtio-fs
 //! has no notification queue in Linux 6.12.
 //!
 //! # System calls
 //! For a seccomp filter of a worker thread: `openat openat2 statx fstatfs close fcntl preadv2
-//! pwritev2 lseek getdents64 readlinkat mkdirat mknodat symlinkat linkat unlinkat renameat2
+//! pwritev2 flock lseek getdents64 readlinkat mkdirat mknodat symlinkat linkat unlinkat renameat2
 //! fchmodat fchownat utimensat ftruncate fallocate fsync fdatasync syncfs copy_file_range getxattr
 //! setxattr listxattr removexattr umask setfsuid setfsgid capset`; before it, once a thread:
 //! `unshare fchdir capget`.
@@ -45,11 +45,13 @@
 
 mod acl;
 mod buffers;
+mod capability;
 mod credentials;
 mod handle;
 mod idmap;
 mod inode;
 pub mod limits;
+mod locks;
 pub mod namecheck;
 mod ops;
 mod server;
@@ -62,7 +64,8 @@ mod worker;
 
 pub use idmap::{IdMap, IdMapError, IdRange, OVERFLOW_ID};
 pub use limits::Limits;
+pub use locks::LockPolicy;
 pub use server::{Server, ServerConfig, ServerError, Usage};
 pub use session::Session;
 pub use share::{CachePolicy, Share, ShareError, ShareKind};
-pub use worker::{Request, RequestError, Worker, WorkerError};
+pub use worker::{Request, RequestError, Served, Worker, WorkerError};

@@ -19,15 +19,19 @@ pub const MAX_COPY: u64 = 64 << 20;
 
 /// Bounds of the tables of one server, chosen by the launcher.
 ///
-/// Every inode and every handle holds one file descriptor of the process: `RLIMIT_NOFILE` must
-/// exceed `max_inodes + max_handles` by what the rest of the process needs. At the bound a program
-/// in the guest sees ENFILE; nothing that the guest still holds is ever dropped.
+/// Every inode, every handle and every owner of record locks holds one file descriptor of the
+/// process: `RLIMIT_NOFILE` must exceed `max_inodes + max_handles + max_locks` by what the rest of
+/// the process needs. At the bound a program in the guest sees ENFILE, or ENOLCK for locks; nothing
+/// that the guest still holds is ever dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Inodes that the guest may hold (its inode cache).
     pub max_inodes: usize,
     /// Open files and directories.
     pub max_handles: usize,
+    /// Ranges of record locks that the guest's programs hold, and requests for a lock that wait.
+    /// The host's kernel has no bound for locks: a guest could fill its memory with one-byte ranges.
+    pub max_locks: usize,
     /// Shares at one time.
     pub max_shares: usize,
     /// Requests that the guest keeps in flight in the background (`fuse_init_out.max_background`).
@@ -36,6 +40,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_inodes: 200_000, max_handles: 16_384, max_shares: 256, max_background: 64 }
+        Self {
+            max_inodes: 200_000,
+            max_handles: 16_384,
+            max_locks: 4096,
+            max_shares: 256,
+            max_background: 64,
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
@@ -14,6 +14,7 @@ use crate::handle::HandleTable;
 use crate::idmap::IdMap;
 use crate::inode::InodeTable;
 use crate::limits::Limits;
+use crate::locks::{LockPolicy, LockTable, Waits};
 use crate::session::Session;
 use crate::share::{ActiveShare, Share, ShareError};
 
@@ -31,6 +32,9 @@ pub struct ServerConfig {
     pub uid_map: IdMap,
     /// Groups in the guest and on the host.
     pub gid_map: IdMap,
+    /// Where the locks of the guest's programs are; holds for all shares, since Linux asks for
+    /// locks of all files of a file system or of none.
+    pub locks: LockPolicy,
     /// The first shares; more can come and go at any time.
     pub shares: Vec<Share>,
 }
@@ -56,6 +60,11 @@ pub struct Server {
     pub(crate) gid_map: IdMap,
     pub(crate) inodes: InodeTable,
     pub(crate) handles: HandleTable,
+    pub(crate) lock_policy: LockPolicy,
+    pub(crate) locks: LockTable,
+    pub(crate) waits: Waits,
+    /// How often a waiting request may have become one that can be granted.
+    unlocks: AtomicU64,
     shares: RwLock<BTreeMap<String, Arc<ActiveShare>>>,
     next_share: AtomicU32,
     session: RwLock<Option<Session>>,
@@ -68,6 +77,10 @@ pub struct Usage {
     pub inodes: usize,
     /// Files and directories that the guest has open; one descriptor each.
     pub handles: usize,
+    /// Ranges of record locks; at most one descriptor each.
+    pub locks: usize,
+    /// Requests that wait for a lock.
+    pub waits: usize,
     /// Shares; one descriptor each.
     pub shares: usize,
 }
@@ -78,7 +91,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`] names the share or descriptor that cannot be used.
     pub fn new(config: ServerConfig) -> Result<Arc<Self>, ServerError> {
-        let ServerConfig { proc_self_fd, limits, uid_map, gid_map, shares } = config;
+        let ServerConfig { proc_self_fd, limits, uid_map, gid_map, locks, shares } = config;
         check_proc_self_fd(&proc_self_fd).map_err(ServerError::ProcSelfFd)?;
         let server = Self {
             proc_self_fd,
@@ -87,6 +100,10 @@ impl Server {
             gid_map,
             inodes: InodeTable::new(limits.max_inodes),
             handles: HandleTable::new(limits.max_handles),
+            lock_policy: locks,
+            locks: LockTable::new(limits.max_locks),
+            waits: Waits::default(),
+            unlocks: AtomicU64::new(0),
             shares: RwLock::default(),
             next_share: AtomicU32::new(1),
             session: RwLock::default(),
@@ -127,8 +144,10 @@ impl Server {
             shares.remove(name).ok_or_else(|| ShareError::Missing(name.to_owned()))?
         };
         removed.set_removed();
+        self.locks.remove_share(removed.id);
         self.handles.remove_share(removed.id);
         self.inodes.remove_share(removed.id);
+        self.note_unlock();
         Ok(())
     }
 
@@ -138,6 +157,8 @@ impl Server {
         Usage {
             inodes: self.inodes.len(),
             handles: self.handles.len(),
+            locks: self.locks.len(),
+            waits: self.waits.len(),
             shares: self.shares.read().unwrap_or_else(PoisonError::into_inner).len(),
         }
     }
@@ -146,8 +167,22 @@ impl Server {
     /// a device. No request may run meanwhile.
     pub fn reset(&self) {
         self.set_session(None);
+        self.waits.clear();
+        self.locks.clear();
         self.handles.clear();
         self.inodes.clear();
+    }
+
+    /// A number that changes when a request that waits ([`crate::Served::Waiting`]) should come
+    /// back: a lock of this guest was given up, or the wait is to end. What others on the host give
+    /// up does not change it.
+    #[must_use]
+    pub fn unlocks(&self) -> u64 {
+        self.unlocks.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn note_unlock(&self) {
+        self.unlocks.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(crate) fn set_session(&self, session: Option<Session>) {

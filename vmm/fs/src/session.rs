@@ -4,6 +4,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{Limits, MAX_DATA, MAX_PAGES};
+use crate::locks::LockPolicy;
 use crate::wire::{
     InitIn, InitOut, KERNEL_MINOR_VERSION, KERNEL_VERSION, MIN_KERNEL_MINOR_VERSION, init_flag,
 };
@@ -11,8 +12,6 @@ use crate::wire::{
 /// What the server uses if the guest offers it. What is missing here is refused on purpose:
 ///
 /// - WRITEBACK_CACHE: a write is on the host when write(2) returns.
-/// - POSIX_LOCKS, FLOCK_LOCKS: locks are kept by the guest's kernel. They are right among the
-///   programs of one sandbox and are not seen by the host or by other sandboxes.
 /// - EXPORT_SUPPORT: the guest cannot serve a share over NFS, and `..` is never looked up.
 const WANTED: u64 = init_flag::ASYNC_READ
     | init_flag::ATOMIC_O_TRUNC
@@ -31,6 +30,10 @@ const WANTED: u64 = init_flag::ASYNC_READ
     | init_flag::SETXATTR_EXT
     | init_flag::INIT_EXT
     | init_flag::DIRECT_IO_ALLOW_MMAP;
+
+/// Has the guest's kernel ask for every lock, where it would else keep them all itself
+/// ([`LockPolicy`]).
+const LOCKS: u64 = init_flag::POSIX_LOCKS | init_flag::FLOCK_LOCKS;
 
 /// What operations rely on for being right: the host applies umask and default ACLs and clears
 /// set-id bits, a truncating open truncates. Linux has offered them all since 5.12.
@@ -54,7 +57,8 @@ pub struct Session {
 impl Session {
     /// Answers FUSE_INIT. `auto` if a share has [`crate::CachePolicy::Auto`]: AUTO_INVAL_DATA, which
     /// holds for all shares, has the guest drop what it has cached of a file when it has written to
-    /// it, so it is left out when no share needs it. Without a session the answer only names the version to try again with.
+    /// it, so it is left out when no share needs it. `locks` says whether the guest is to ask for
+    /// locks. Without a session the answer only names the version to try again with.
     ///
     /// # Errors
     /// EPROTO for a version or a set of features that this server cannot serve.
@@ -63,6 +67,7 @@ impl Session {
         flags2: u32,
         limits: &Limits,
         auto: bool,
+        locks: LockPolicy,
     ) -> Result<(Option<Self>, InitOut), Errno> {
         let versions =
             InitOut { major: KERNEL_VERSION, minor: KERNEL_MINOR_VERSION, ..InitOut::default() };
@@ -71,10 +76,13 @@ impl Session {
         }
         let offered = u64::from(args.flags) | (u64::from(flags2) << 32);
         let unused = if auto { 0 } else { init_flag::AUTO_INVAL_DATA };
-        let features = offered & WANTED & !unused;
+        let asked = if locks == LockPolicy::Guest { 0 } else { LOCKS };
+        let features = offered & (WANTED & !unused | asked);
         if args.major < KERNEL_VERSION
             || args.minor < MIN_KERNEL_MINOR_VERSION
             || features & REQUIRED != REQUIRED
+            // A guest that does not ask would take a lock that nobody else sees.
+            || features & asked != asked
         {
             return Err(Errno::PROTO);
         }
@@ -96,8 +104,10 @@ impl Session {
     }
 
     /// True if [`Self::negotiate`] could have given this session.
-    pub(crate) fn is_possible(self) -> bool {
-        self.features & !WANTED == 0
+    pub(crate) fn is_possible(self, locks: LockPolicy) -> bool {
+        let asked = if locks == LockPolicy::Guest { 0 } else { LOCKS };
+        self.features & !(WANTED | LOCKS) == 0
+            && self.features & LOCKS == asked
             && self.features & REQUIRED == REQUIRED
             && (MIN_KERNEL_MINOR_VERSION..=KERNEL_MINOR_VERSION).contains(&self.minor)
     }
@@ -128,7 +138,7 @@ mod tests {
         features: u64,
     ) -> Result<(Option<Session>, InitOut), Errno> {
         let (args, flags2) = offer(major, minor, features);
-        Session::negotiate(&args, flags2, &Limits::default(), true)
+        Session::negotiate(&args, flags2, &Limits::default(), true, LockPolicy::Guest)
     }
 
     #[test]
@@ -145,8 +155,30 @@ mod tests {
     #[test]
     fn leaves_data_alone_when_no_share_changes_on_the_host() {
         let (args, flags2) = offer(7, 41, u64::MAX);
-        let negotiated = Session::negotiate(&args, flags2, &Limits::default(), false).unwrap();
+        let (limits, locks) = (Limits::default(), LockPolicy::Guest);
+        let negotiated = Session::negotiate(&args, flags2, &limits, false, locks).unwrap();
         assert_eq!(negotiated.0.unwrap().features, WANTED & !init_flag::AUTO_INVAL_DATA);
+    }
+
+    #[test]
+    fn has_the_guest_ask_for_locks_or_keep_them_all_itself() {
+        for (policy, asked) in
+            [(LockPolicy::Guest, 0), (LockPolicy::Host, LOCKS), (LockPolicy::Refused, LOCKS)]
+        {
+            let negotiate = |features| {
+                let (args, flags2) = offer(7, 41, features);
+                Session::negotiate(&args, flags2, &Limits::default(), true, policy)
+            };
+            let session = negotiate(u64::MAX).unwrap().0.unwrap();
+            assert_eq!(session.features & LOCKS, asked);
+            for policy in [LockPolicy::Guest, LockPolicy::Host, LockPolicy::Refused] {
+                let same = asked == 0;
+                assert_eq!(session.is_possible(policy), same == (policy == LockPolicy::Guest));
+            }
+            for bit in [init_flag::POSIX_LOCKS, init_flag::FLOCK_LOCKS] {
+                assert_eq!(negotiate(!bit).is_ok(), asked == 0);
+            }
+        }
     }
 
     #[test]

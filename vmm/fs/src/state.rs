@@ -18,8 +18,9 @@ use rustix::path::DecInt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::handle::{Handle, HandleKind, UNKNOWN_POSITION};
+use crate::handle::{FlockKind, Handle, HandleKind, UNKNOWN_POSITION};
 use crate::inode::{Inode, Key};
+use crate::locks::{Range, Wanted};
 use crate::ops::{BENEATH, host_flags, retry_race, status};
 use crate::server::{Server, ServerConfig, ServerError};
 use crate::session::Session;
@@ -27,7 +28,7 @@ use crate::share::ActiveShare;
 use crate::wire::ROOT_ID;
 
 /// Version of [`ServerState`]; it goes up with every change of the types in this module.
-pub const STATE_VERSION: u16 = 1;
+pub const STATE_VERSION: u16 = 2;
 
 /// A server without its configuration, which the one that restores it brings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,8 @@ pub struct ServerState {
     pub inodes: Vec<InodeState>,
     /// All files and directories that the guest has open.
     pub handles: Vec<HandleState>,
+    /// All ranges that the guest's programs have locked.
+    pub locks: Vec<LockState>,
 }
 
 /// An inode that the guest holds.
@@ -70,6 +73,27 @@ pub struct HandleState {
     pub inode: u64,
     /// The guest's open flags.
     pub flags: u32,
+    /// Its lock of flock(2): 0 none, 1 shared, 2 exclusive.
+    pub flock: u8,
+}
+
+/// A range of a file that is locked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockState {
+    /// Node id of the file.
+    pub inode: u64,
+    /// The owner as the guest names it.
+    pub owner: u64,
+    /// First byte.
+    pub start: i64,
+    /// Last byte, `i64::MAX` for the end of the file.
+    pub end: i64,
+    /// Whether it is a write lock.
+    pub exclusive: bool,
+    /// The guest's process that took it.
+    pub pid: u32,
+    /// The handle through which it was taken.
+    pub handle: u64,
 }
 
 /// What could not be opened again.
@@ -79,6 +103,9 @@ pub struct Lost {
     pub inodes: usize,
     /// Handles that are EBADF for the guest.
     pub handles: usize,
+    /// Locks that somebody else holds by now, or whose file is lost. A program of the guest that
+    /// believes to have one may write beside another: a launcher should not let such a guest go on.
+    pub locks: usize,
 }
 
 /// Why a state is refused.
@@ -111,13 +138,28 @@ pub enum RestoreError {
         /// The node id.
         inode: u64,
     },
+    /// A lock is none.
+    #[error("the saved lock from byte {start} to {end} of inode {inode} is none")]
+    Lock {
+        /// The node id.
+        inode: u64,
+        /// First byte.
+        start: i64,
+        /// Last byte.
+        end: i64,
+    },
     /// More than the configuration allows.
-    #[error("the saved state holds {inodes} inodes and {handles} handles, more than allowed")]
+    #[error(
+        "the saved state holds {inodes} inodes, {handles} handles and {locks} locks, more than \
+         allowed"
+    )]
     Limits {
         /// Inodes in the state.
         inodes: usize,
         /// Handles in the state.
         handles: usize,
+        /// Locks in the state.
+        locks: usize,
     },
     /// The configuration makes no server.
     #[error("the file server for a saved state cannot be made")]
@@ -142,6 +184,11 @@ impl Server {
             id,
             inode: handle.inode.id,
             flags: handle.flags,
+            flock: handle.flock_kind() as u8,
+        });
+        let locks = self.locks.all().into_iter().map(|(inode, owner, range)| {
+            let Range { start, end, exclusive, pid, handle } = range;
+            LockState { inode, owner, start, end, exclusive, pid, handle }
         });
         ServerState {
             version: STATE_VERSION,
@@ -150,6 +197,7 @@ impl Server {
             next_handle,
             inodes: inodes.collect(),
             handles: handles.collect(),
+            locks: locks.collect(),
         }
     }
 
@@ -205,8 +253,18 @@ impl Server {
             }
         }
         for saved in &state.handles {
-            if server.restore_handle(saved).is_err() {
-                lost.handles = lost.handles.saturating_add(1);
+            match server.restore_handle(saved) {
+                Ok(true) => {}
+                Ok(false) => lost.locks = lost.locks.saturating_add(1),
+                Err(_) => {
+                    lost.handles = lost.handles.saturating_add(1);
+                    lost.locks = lost.locks.saturating_add(usize::from(saved.flock != 0));
+                }
+            }
+        }
+        for saved in &state.locks {
+            if server.restore_lock(saved).is_err() {
+                lost.locks = lost.locks.saturating_add(1);
             }
         }
         server.inodes.set_next(state.next_inode);
@@ -229,7 +287,8 @@ impl Server {
         Ok(())
     }
 
-    fn restore_handle(&self, saved: &HandleState) -> Result<(), Errno> {
+    /// Opens a handle again; false if another has what it had locked.
+    fn restore_handle(&self, saved: &HandleState) -> Result<bool, Errno> {
         let inode = self.inodes.get(saved.inode)?;
         let (fd, kind) = match inode.kind {
             FileType::RegularFile => {
@@ -246,25 +305,44 @@ impl Server {
             }
             _ => return Err(Errno::BADF),
         };
-        self.handles.restore(saved.id, Handle::new(fd, inode, saved.flags, kind));
-        Ok(())
+        let handle = Handle::new(fd, inode, saved.flags, kind);
+        let lock = FlockKind::from_u8(saved.flock).ok_or(Errno::INVAL)?;
+        let locked = lock == FlockKind::None || handle.set_flock(lock).is_ok();
+        self.handles.restore(saved.id, handle);
+        Ok(locked)
+    }
+
+    fn restore_lock(&self, saved: &LockState) -> Result<(), Errno> {
+        let LockState { inode, owner, start, end, exclusive, pid, handle } = *saved;
+        let inode = self.inodes.get(inode)?;
+        let range = Range { start, end, exclusive, pid, handle };
+        let wanted = Wanted { inode: &inode, owner, range };
+        self.locks.set(&wanted, |write| self.open_for_locks(&inode, write))
     }
 }
 
 /// What can be wrong with a state before any file is looked at.
 fn check(state: &ServerState, config: &ServerConfig) -> Result<(), RestoreError> {
-    let ServerState { version, session, next_inode, next_handle, inodes, handles } = state;
+    let ServerState { version, session, next_inode, next_handle, inodes, handles, locks } = state;
     if *version != STATE_VERSION {
         return Err(RestoreError::Version { found: *version });
     }
     if let Some(session) = session
-        && !session.is_possible()
+        && !session.is_possible(config.locks)
     {
         return Err(RestoreError::Session(*session));
     }
-    if inodes.len() > config.limits.max_inodes || handles.len() > config.limits.max_handles {
-        let (inodes, handles) = (inodes.len(), handles.len());
-        return Err(RestoreError::Limits { inodes, handles });
+    let limits = &config.limits;
+    let (inodes_len, handles_len, locks_len) = (inodes.len(), handles.len(), locks.len());
+    if inodes_len > limits.max_inodes
+        || handles_len > limits.max_handles
+        || locks_len > limits.max_locks
+    {
+        return Err(RestoreError::Limits {
+            inodes: inodes_len,
+            handles: handles_len,
+            locks: locks_len,
+        });
     }
     let mut nodes = HashSet::new();
     for inode in inodes {
@@ -279,6 +357,11 @@ fn check(state: &ServerState, config: &ServerConfig) -> Result<(), RestoreError>
         }
         if !nodes.contains(&handle.inode) {
             return Err(RestoreError::NoInode { handle: handle.id, inode: handle.inode });
+        }
+    }
+    for &LockState { inode, start, end, .. } in locks {
+        if start < 0 || end < start || !nodes.contains(&inode) {
+            return Err(RestoreError::Lock { inode, start, end });
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The system calls that rustix does not offer, or offers only as unsafe.
 #![expect(
     unsafe_code,
-    reason = "vectored I/O on guest memory and two calls without a safe wrapper"
+    reason = "vectored I/O on guest memory and a few calls without a safe wrapper"
 )]
 
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
@@ -81,6 +81,58 @@ pub(crate) fn transfer(
     };
     let moved = check(i64::try_from(result).map_err(|_| Errno::IO)?)?;
     usize::try_from(moved).map_err(|_| Errno::IO)
+}
+
+/// A record lock of an open file description as fcntl(2) takes and gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RecordLock {
+    /// `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
+    pub(crate) kind: i32,
+    /// First byte.
+    pub(crate) start: i64,
+    /// Last byte; `i64::MAX` is the end of the file, however long it gets.
+    pub(crate) end: i64,
+}
+
+/// Takes or gives back a record lock for the open file description of `fd`, without waiting.
+pub(crate) fn set_record_lock(fd: BorrowedFd<'_>, lock: RecordLock) -> Result<(), Errno> {
+    record_lock(fd, libc::F_OFD_SETLK, lock).map(drop)
+}
+
+/// The first lock of anybody else that keeps `lock` from being taken; none if nothing does.
+pub(crate) fn find_record_lock(
+    fd: BorrowedFd<'_>,
+    lock: RecordLock,
+) -> Result<Option<RecordLock>, Errno> {
+    let found = record_lock(fd, libc::F_OFD_GETLK, lock)?;
+    Ok((found.kind != libc::F_UNLCK).then_some(found))
+}
+
+fn record_lock(
+    fd: BorrowedFd<'_>,
+    command: libc::c_int,
+    lock: RecordLock,
+) -> Result<RecordLock, Errno> {
+    let RecordLock { kind, start, end } = lock;
+    // A length of 0 is "to the end".
+    let len = if end == i64::MAX { 0 } else { end.saturating_sub(start).saturating_add(1) };
+    let mut flock = libc::flock {
+        l_type: i16::try_from(kind).map_err(|_| Errno::INVAL)?,
+        l_whence: i16::try_from(libc::SEEK_SET).map_err(|_| Errno::INVAL)?,
+        l_start: start,
+        l_len: len,
+        // Must be 0 for locks of open file descriptions (fcntl(2)).
+        l_pid: 0,
+    };
+    // SAFETY: the call reads and writes `flock`, which lives here and is of the type that the
+    // command takes; it does not wait.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), command, &raw mut flock) };
+    check(i64::from(result))?;
+    let end = match flock.l_len {
+        0 => i64::MAX,
+        len => flock.l_start.saturating_add(len).saturating_sub(1),
+    };
+    Ok(RecordLock { kind: flock.l_type.into(), start: flock.l_start, end })
 }
 
 /// The calling thread's errno if a call gave -1.

@@ -71,8 +71,21 @@ pub enum WorkerError {
     Credentials(#[source] Errno),
 }
 
+/// What has become of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// It is answered by this many bytes, 0 if it has no reply.
+    Done(usize),
+    /// It waits for a lock that somebody holds, and nothing was written. Call [`Worker::handle`]
+    /// with the same buffers again when [`Server::unlocks`] has changed, and now and then, since
+    /// the lock may be one of the host. It is answered at the latest when the session ends.
+    Waiting,
+}
+
 /// What an operation gives back.
 pub(crate) enum Outcome {
+    /// The request has to come back; see [`Served::Waiting`].
+    Wait,
     /// The protocol has no reply to this request.
     Silent,
     /// Success, and the body is in the worker's reply buffer.
@@ -119,12 +132,12 @@ impl Worker {
         })
     }
 
-    /// Serves one request and gives the bytes of its reply, 0 if it has none.
+    /// Serves one request.
     ///
     /// # Errors
     /// [`RequestError`] if the guest does not speak the protocol. An operation that fails is no
     /// error here: its errno is in the reply.
-    pub fn handle(&mut self, request: &Request<'_>) -> Result<usize, RequestError> {
+    pub fn handle(&mut self, request: &Request<'_>) -> Result<Served, RequestError> {
         let readable = Chain::new(request.readable);
         let writable = Chain::new(request.writable);
         let held = readable.len();
@@ -149,10 +162,11 @@ impl Worker {
             None => Err(Errno::TOOBIG),
         };
         self.args = args;
-        if !expects_reply(header.opcode) {
-            return Ok(0);
+        match outcome {
+            _ if !expects_reply(header.opcode) => Ok(Served::Done(0)),
+            Ok(Outcome::Wait) => Ok(Served::Waiting),
+            outcome => self.send(&header, outcome, writable).map(Served::Done),
         }
-        self.send(&header, outcome, writable)
     }
 
     /// Parses and does what is asked.
@@ -179,7 +193,8 @@ impl Worker {
 
     fn init(&mut self, args: &crate::wire::InitIn, flags2: u32) -> Result<Outcome, Errno> {
         let auto = self.server.shares().iter().any(|share| share.cache == CachePolicy::Auto);
-        let (session, out) = Session::negotiate(args, flags2, &self.server.limits, auto)?;
+        let (limits, locks) = (&self.server.limits, self.server.lock_policy);
+        let (session, out) = Session::negotiate(args, flags2, limits, auto, locks)?;
         // A new session starts with nothing, also if the guest forgot to end the one before.
         self.server.reset();
         self.server.set_session(session);
@@ -200,7 +215,7 @@ impl Worker {
         writable: Chain<'_>,
     ) -> Result<usize, RequestError> {
         let (error, body) = match outcome {
-            Ok(Outcome::Silent) => return Ok(0),
+            Ok(Outcome::Silent | Outcome::Wait) => return Ok(0),
             Ok(Outcome::Body) => (0, self.reply.len()),
             Ok(Outcome::Data(len)) => (0, len),
             Err(errno) => {

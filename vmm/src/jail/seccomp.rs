@@ -103,6 +103,7 @@ const FILE_SERVER: &[libc::c_long] = &[
     libc::SYS_pwritev2,
     libc::SYS_preadv,
     libc::SYS_pwritev,
+    libc::SYS_flock,
     libc::SYS_lseek,
     libc::SYS_getdents64,
     libc::SYS_readlinkat,

@@ -29,7 +29,7 @@ use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use vmm_api::{BalloonConfig, CachePolicy, GuestExit, ShareKind, TokenBucket};
+use vmm_api::{BalloonConfig, CachePolicy, GuestExit, LockPolicy, ShareKind, TokenBucket};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 const _: () = assert!(MMIO_DEVICE_SIZE == MMIO_SIZE);
@@ -191,7 +191,7 @@ fn file_system(
     spec: FsSpec,
     surroundings: &Surroundings,
 ) -> Result<(Fs, Arc<Server>), DeviceError> {
-    let FsSpec { tag, queues, shares } = spec;
+    let FsSpec { tag, queues, locks, shares } = spec;
     let device = "the file system";
     let proc_self_fd = surroundings
         .proc_self_fd
@@ -202,6 +202,11 @@ fn file_system(
         limits: Limits::default(),
         uid_map: IdMap::identity(),
         gid_map: IdMap::identity(),
+        locks: match locks {
+            LockPolicy::Host => file_server::LockPolicy::Host,
+            LockPolicy::Guest => file_server::LockPolicy::Guest,
+            LockPolicy::Refused => file_server::LockPolicy::Refused,
+        },
         shares: shares.into_iter().map(Share::from).collect(),
     };
     let server = Server::new(config).map_err(DeviceError::Shares)?;

@@ -4,7 +4,7 @@ use crate::arch::layout::{DEVICE_IRQS, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use vmm_api::{
-    BalloonConfig, CachePolicy, DiskConfig, FdSlot, FsConfig, MachineConfig, RateLimit,
+    BalloonConfig, CachePolicy, DiskConfig, FdSlot, FsConfig, LockPolicy, MachineConfig, RateLimit,
     ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig,
 };
 
@@ -189,6 +189,8 @@ pub struct FsSpec {
     pub tag: String,
     /// Number of request queues.
     pub queues: u8,
+    /// Where locks are.
+    pub locks: LockPolicy,
     /// Its shares.
     pub shares: Vec<ShareSpec>,
 }
@@ -294,7 +296,7 @@ impl FsSpec {
             }
             shares.push(share);
         }
-        Ok(Self { tag: config.tag, queues: config.queues, shares })
+        Ok(Self { tag: config.tag, queues: config.queues, locks: config.locks, shares })
     }
 }
 

@@ -13,7 +13,7 @@ use super::fs::FsState;
 use super::vsock::VsockState;
 
 /// The version of everything in this module and of the devices' states.
-pub const STATE_VERSION: u16 = 1;
+pub const STATE_VERSION: u16 = 2;
 
 /// One virtqueue: what the driver has set up, and how far the device has got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,8 +4,8 @@
 
 use arbitrary::Arbitrary;
 use file_server::wire::{
-    CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, LseekIn, MkdirIn, MknodIn, OpenIn, OpenOut,
-    ReadIn, Rename2In, SetattrIn, WriteIn, opcode,
+    CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, FileLock, LkIn, LseekIn, MkdirIn, MknodIn,
+    OpenIn, OpenOut, ReadIn, Rename2In, SetattrIn, WriteIn, opcode,
 };
 use file_server_fuzz::{Guest, on_own_thread};
 use libfuzzer_sys::fuzz_target;
@@ -37,6 +37,7 @@ enum Op {
     Release { fh: u8, directory: bool },
     Xattr { node: u8, op: u8, attribute: u8, value: Vec<u8>, flags: u8 },
     Sync { node: u8, fh: u8, op: u8 },
+    Lock { node: u8, fh: u8, owner: u8, kind: u8, start: u8, len: u16, op: u8, flock: bool },
     Interrupt,
 }
 
@@ -227,6 +228,14 @@ impl Held {
                 let ops = [opcode::FSYNC, opcode::FSYNCDIR, opcode::FLUSH, opcode::STATFS];
                 let op = ops[usize::from(op) % ops.len()];
                 self.ask(op, self.node(node), &[&self.handle(fh).to_le_bytes(), &[0; 16]]);
+            }
+            Op::Lock { node, fh, owner, kind, start, len, op, flock } => {
+                let (start, end) = (u64::from(start), u64::from(start) + u64::from(len));
+                let lk = FileLock { start, end, kind: u32::from(kind % 4), pid: 1 };
+                let (fh, owner, lk_flags) = (self.handle(fh), owner.into(), flock.into());
+                let args = LkIn { fh, owner, lk, lk_flags, padding: 0 };
+                let op = [opcode::SETLK, opcode::SETLKW, opcode::GETLK][usize::from(op % 3)];
+                self.ask(op, self.node(node), &[args.as_bytes()]);
             }
             _ => self.ask(opcode::INTERRUPT, 0, &[&[0; 8]]),
         }

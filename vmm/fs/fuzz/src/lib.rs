@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use file_server::wire::{InHeader, InitIn, InitInExt, OutHeader, opcode};
 use file_server::{
-    CachePolicy, IdMap, Limits, Request, Server, ServerConfig, Share, ShareKind, Worker,
+    CachePolicy, IdMap, Limits, LockPolicy, Request, Served, Server, ServerConfig, Share,
+    ShareKind, Worker,
 };
 use tempfile::TempDir;
 use vm_memory::VolatileSlice;
@@ -85,7 +86,10 @@ impl Guest {
         let readable = [VolatileSlice::from(head), VolatileSlice::from(tail)];
         let writable = [VolatileSlice::from(front), VolatileSlice::from(back)];
         let request = Request { readable: &readable, writable: &writable };
-        let len = self.worker.handle(&request).ok()?;
+        let len = match self.worker.handle(&request).ok()? {
+            Served::Done(len) => len,
+            Served::Waiting => 0,
+        };
         assert!(len <= room, "{len} bytes were written into {room}");
         assert!(reply[len..].iter().all(|byte| *byte == 0x5a), "the reply is longer than said");
         reply.truncate(len);
@@ -104,7 +108,7 @@ impl Guest {
     pub fn finish(mut self) {
         self.ask(opcode::DESTROY, 0, &[], 100);
         let usage = self.server.usage();
-        assert_eq!((usage.inodes, usage.handles), (0, 0));
+        assert_eq!((usage.inodes, usage.handles, usage.locks, usage.waits), (0, 0, 0, 0));
         let secret = std::fs::read(self.directory.path().join("secret"));
         assert_eq!(secret.ok().as_deref(), Some(SECRET));
         let entries = std::fs::read_dir(self.directory.path()).map(Iterator::count);
@@ -122,9 +126,10 @@ fn config(share: &Path) -> ServerConfig {
     let open = |path: PathBuf| File::open(path).expect("it can be opened").into();
     ServerConfig {
         proc_self_fd: open("/proc/self/fd".into()),
-        limits: Limits { max_inodes: 64, max_handles: 32, ..Limits::default() },
+        limits: Limits { max_inodes: 64, max_handles: 32, max_locks: 16, ..Limits::default() },
         uid_map: IdMap::identity(),
         gid_map: IdMap::identity(),
+        locks: LockPolicy::Host,
         shares: vec![Share {
             name: "s".to_owned(),
             root: open(share.to_owned()),

@@ -20,6 +20,10 @@ use crate::worker::{Outcome, Worker};
 /// The part of `struct statx` that has a place in FUSE.
 const STATX_MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
+/// The attributes that SETATTR can change here.
+const SETTABLE: u32 =
+    fattr::MODE | fattr::UID | fattr::GID | fattr::SIZE | fattr::ATIME | fattr::MTIME;
+
 impl Worker {
     pub(super) fn getattr(
         &mut self,
@@ -94,7 +98,9 @@ impl Worker {
         if has(fattr::SIZE) {
             self.truncate(header, &inode, args)?;
         }
-        if has(fattr::UID | fattr::GID) {
+        // Linux asks for no attribute where set-id bits and file capabilities are to go without a
+        // new owner: a chown(2) that names none, and an ordinary user that writes.
+        if has(fattr::UID | fattr::GID) || args.valid & SETTABLE == 0 {
             self.change_owner(&inode, args)?;
         }
         if has(fattr::MODE) {

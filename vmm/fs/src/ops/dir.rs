@@ -51,7 +51,7 @@ impl Worker {
     ) -> Result<Outcome, Errno> {
         if header.nodeid != ROOT_ID {
             self.server.handles.directory(args.fh)?;
-            self.server.handles.remove(args.fh)?;
+            drop(self.server.handles.remove(args.fh)?);
         }
         Ok(Outcome::Body)
     }

@@ -139,12 +139,13 @@ pub(super) fn table_full(errno: Errno) -> Errno {
 }
 
 /// openat2(2) gives EAGAIN if a rename anywhere on the host kept it from being sure that it stayed
-/// beneath; a few attempts are enough, and their number is bounded.
+/// beneath, and EXDEV also if the mount that it had come to was taken away meanwhile. A few attempts
+/// are enough, and their number is bounded.
 pub(crate) fn retry_race<T>(mut attempt: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     const ATTEMPTS: usize = 32;
     for _ in 1..ATTEMPTS {
         match attempt() {
-            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::AGAIN | Errno::INTR | Errno::XDEV) => {}
             done => return done,
         }
     }

@@ -4,6 +4,7 @@ mod attr;
 mod create;
 mod data;
 mod dir;
+mod lock;
 mod lookup;
 mod namespace;
 mod open;
@@ -50,9 +51,14 @@ impl Worker {
                 }
                 Ok(Outcome::Silent)
             }
-            // No operation waits for anything but the host's file system: by the time that an
-            // interrupt could be looked at, its request is answered.
-            Operation::Interrupt => Ok(Outcome::Silent),
+            // Only a request for a lock waits for anything but the host's file system: by the time
+            // that an interrupt of another could be looked at, it is answered.
+            Operation::Interrupt { unique } => {
+                if self.server.waits.interrupt(unique) {
+                    self.server.note_unlock();
+                }
+                Ok(Outcome::Silent)
+            }
             Operation::Destroy => {
                 self.server.reset();
                 Ok(Outcome::Body)
@@ -94,6 +100,8 @@ impl Worker {
             Operation::Fsync(args) => self.fsync(&args),
             Operation::Fallocate(args) => self.fallocate(header, &args),
             Operation::Lseek(args) => self.lseek(&args),
+            Operation::Getlk(args) => self.getlk(header, &args),
+            Operation::Setlk { args, wait } => self.setlk(header, &args, wait),
             Operation::CopyFileRange(args) => self.copy_file_range(header, &args),
             Operation::Opendir(args) => self.opendir(header, &args),
             Operation::Readdir(args) => self.readdir(header, &args, false, room),

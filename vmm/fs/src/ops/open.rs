@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::{check_writable, status};
 use crate::handle::{Handle, HandleKind};
 use crate::inode::Inode;
+use crate::locks::LockPolicy;
 use crate::ops::lookup::table_full;
 use crate::share::CachePolicy;
 use crate::wire::{
@@ -94,19 +95,25 @@ impl Worker {
             CachePolicy::None => 0,
         };
         // Writes reach the host as they are made, mapped pages when they are unmapped: on a local
-        // file system close(2) has nothing to add.
+        // file system close(2) has nothing to add. With locks on the host it ends those of a
+        // process, but the few that take a read lock through a descriptor for reading only keep it
+        // until RELEASE: one more request for each header and library that is read would be dear.
         let read_only = flags & OFlags::ACCMODE.bits() == OFlags::RDONLY.bits();
-        by_policy | if read_only || !inode.share.flush { fopen::NOFLUSH } else { 0 }
+        let flush = inode.share.flush || self.server.lock_policy == LockPolicy::Host;
+        by_policy | if read_only || !flush { fopen::NOFLUSH } else { 0 }
     }
 
     pub(super) fn release(&mut self, args: &ReleaseIn) -> Result<Outcome, Errno> {
-        self.server.handles.remove(args.fh)?;
+        let handle = self.server.handles.remove(args.fh)?;
+        self.unlock_at_release(&handle, args.fh);
         Ok(Outcome::Body)
     }
 
-    /// On a file system that reports failed writes at close(2), closes a copy of the descriptor.
+    /// Gives back what the closing process has locked. On a file system that reports failed writes
+    /// at close(2), closes a copy of the descriptor.
     pub(super) fn flush(&mut self, args: &FlushIn) -> Result<Outcome, Errno> {
         let handle = self.server.handles.file(args.fh)?;
+        self.unlock_at_close(&handle.inode, args.lock_owner);
         if handle.inode.share.flush {
             let copy = rustix::io::fcntl_dupfd_cloexec(handle.fd(), 0)?;
             crate::sys::close_checked(copy)?;

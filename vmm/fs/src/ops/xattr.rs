@@ -17,6 +17,7 @@ use rustix::path::DecInt;
 
 use super::status;
 use crate::acl;
+use crate::capability;
 use crate::inode::Inode;
 use crate::limits::XATTR_SIZE_MAX;
 use crate::wire::{GetxattrOut, InHeader, ROOT_ID, SETXATTR_ACL_KILL_SGID};
@@ -34,6 +35,8 @@ enum Attribute {
     Plain,
     /// A list with user and group ids in it.
     Acl,
+    /// File capabilities, which hold for the root of one user namespace.
+    Capability,
     /// Not the guest's.
     Hidden,
 }
@@ -42,7 +45,9 @@ impl Attribute {
     fn of(name: &CStr) -> Self {
         if name == ACL_ACCESS || name == ACL_DEFAULT {
             Self::Acl
-        } else if name == CAPABILITY || name.to_bytes().starts_with(b"user.") {
+        } else if name == CAPABILITY {
+            Self::Capability
+        } else if name.to_bytes().starts_with(b"user.") {
             Self::Plain
         } else {
             Self::Hidden
@@ -63,6 +68,9 @@ impl Worker {
         }
         let inode = self.inode(header.nodeid)?;
         let path = DecInt::from_fd(inode.fd());
+        if attribute == Attribute::Capability && !self.identity_ids() {
+            return self.get_capability(path.as_c_str(), size);
+        }
         if size == 0 {
             let len = getxattr_query(path.as_c_str(), name)?;
             return self.size_body(len);
@@ -75,6 +83,21 @@ impl Worker {
             let gid = |id| Some(server.gid_map.to_guest(id));
             acl::translate(&mut self.reply, uid, gid)?;
         }
+        Ok(Outcome::Body)
+    }
+
+    /// The capability of a file for the guest's root; its size may differ from the host's.
+    fn get_capability(&mut self, path: &CStr, size: u32) -> Result<Outcome, Errno> {
+        let mut value = Vec::with_capacity(capability::SIZE_3);
+        getxattr(path, CAPABILITY, spare_capacity(&mut value))?;
+        let value = capability::to_guest(&value, &self.server.uid_map)?;
+        if size == 0 {
+            return self.size_body(value.len());
+        }
+        if usize::try_from(size).is_ok_and(|size| size < value.len()) {
+            return Err(Errno::RANGE);
+        }
+        self.reply.extend_from_slice(&value);
         Ok(Outcome::Body)
     }
 
@@ -103,7 +126,13 @@ impl Worker {
                 acl::translate(&mut value, uid, gid)?;
                 setxattr(path.as_c_str(), name, &value, flags)?;
             }
-            Attribute::Plain | Attribute::Acl => setxattr(path.as_c_str(), name, value, flags)?,
+            Attribute::Capability if !self.identity_ids() => {
+                let value = capability::to_host(value, &self.server.uid_map)?;
+                setxattr(path.as_c_str(), name, &value, flags)?;
+            }
+            Attribute::Plain | Attribute::Acl | Attribute::Capability => {
+                setxattr(path.as_c_str(), name, value, flags)?;
+            }
         }
         if setxattr_flags & SETXATTR_ACL_KILL_SGID != 0 && name == ACL_ACCESS {
             self.clear_set_group_id(&inode)?;

@@ -130,6 +130,8 @@ pub mod fopen {
 pub const WRITE_CACHE: u32 = 1;
 /// `fuse_write_in.write_flags`: the writer is without CAP_FSETID.
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
+/// `fuse_lk_in.lk_flags`: a lock of flock(2), not a record lock.
+pub const LK_FLOCK: u32 = 1;
 /// `fuse_fsync_in.fsync_flags`: data only.
 pub const FSYNC_FDATASYNC: u32 = 1;
 /// `fuse_setxattr_in.setxattr_flags`: setting the access ACL clears the set-group-ID bit.

@@ -10,8 +10,9 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 use super::number::{init_flag, opcode};
 use super::structs::{
     BatchForgetIn, CopyFileRangeIn, CreateIn, FallocateIn, FlushIn, ForgetIn, ForgetOne, FsyncIn,
-    GetattrIn, GetxattrIn, InHeader, InitIn, InitInExt, LinkIn, LseekIn, MkdirIn, MknodIn, OpenIn,
-    ReadIn, ReleaseIn, Rename2In, RenameIn, SetattrIn, SetxattrIn, SetxattrInExt, StatxIn, WriteIn,
+    GetattrIn, GetxattrIn, InHeader, InitIn, InitInExt, InterruptIn, LinkIn, LkIn, LseekIn,
+    MkdirIn, MknodIn, OpenIn, ReadIn, ReleaseIn, Rename2In, RenameIn, SetattrIn, SetxattrIn,
+    SetxattrInExt, StatxIn, WriteIn,
 };
 use crate::namecheck::{Name, NameError, split_target, split_xattr_name};
 
@@ -85,7 +86,9 @@ pub enum Operation<'a> {
         flags2: u32,
     },
     Destroy,
-    Interrupt,
+    Interrupt {
+        unique: u64,
+    },
     Forget {
         nlookup: u64,
     },
@@ -140,6 +143,11 @@ pub enum Operation<'a> {
     Fsync(FsyncIn),
     Fallocate(FallocateIn),
     Lseek(LseekIn),
+    Getlk(LkIn),
+    Setlk {
+        args: LkIn,
+        wait: bool,
+    },
     CopyFileRange(CopyFileRangeIn),
     Opendir(OpenIn),
     Readdir(ReadIn),
@@ -278,7 +286,7 @@ fn parse_session<'a>(args: &mut Args<'a>) -> Result<Option<Operation<'a>>, Parse
             Operation::Init { args: init, flags2 }
         }
         opcode::DESTROY => Operation::Destroy,
-        opcode::INTERRUPT => Operation::Interrupt,
+        opcode::INTERRUPT => Operation::Interrupt { unique: args.take::<InterruptIn>()?.unique },
         opcode::BATCH_FORGET => {
             let batch: BatchForgetIn = args.take()?;
             let size = u32::try_from(size_of::<ForgetOne>()).ok();
@@ -360,6 +368,9 @@ fn parse_data<'a>(args: &mut Args<'a>) -> Result<Operation<'a>, ParseError> {
         opcode::FSYNC => Operation::Fsync(args.take()?),
         opcode::FALLOCATE => Operation::Fallocate(args.take()?),
         opcode::LSEEK => Operation::Lseek(args.take()?),
+        opcode::GETLK => Operation::Getlk(args.take()?),
+        opcode::SETLK => Operation::Setlk { args: args.take()?, wait: false },
+        opcode::SETLKW => Operation::Setlk { args: args.take()?, wait: true },
         opcode::COPY_FILE_RANGE => Operation::CopyFileRange(args.take()?),
         opcode::OPENDIR => Operation::Opendir(args.take()?),
         opcode::READDIR => Operation::Readdir(args.take()?),

@@ -106,6 +106,14 @@ wire! {
     ReleaseIn { fh: u64, flags: u32, release_flags: u32, lock_owner: u64 }
     /// `fuse_flush_in`.
     FlushIn { fh: u64, unused: u32, padding: u32, lock_owner: u64 }
+    /// `fuse_file_lock`: `end` is the last byte, `kind` one of `F_RDLCK`, `F_WRLCK`, `F_UNLCK`.
+    FileLock { start: u64, end: u64, kind: u32, pid: u32 }
+    /// `fuse_lk_in`.
+    LkIn { fh: u64, owner: u64, lk: FileLock, lk_flags: u32, padding: u32 }
+    /// `fuse_lk_out`.
+    LkOut { lk: FileLock }
+    /// `fuse_interrupt_in`: the request that is to be given up.
+    InterruptIn { unique: u64 }
     /// `fuse_fsync_in`.
     FsyncIn { fh: u64, fsync_flags: u32, padding: u32 }
     /// `fuse_getxattr_in`, also of LISTXATTR.
@@ -153,6 +161,8 @@ const _: () = {
     assert!(size_of::<ReadIn>() == 40);
     assert!(size_of::<WriteIn>() == 40);
     assert!(size_of::<CopyFileRangeIn>() == 56);
+    assert!(size_of::<LkIn>() == 48);
+    assert!(size_of::<LkOut>() == 24);
     assert!(size_of::<Kstatfs>() == 80);
     assert!(size_of::<Dirent>() == 24);
 };

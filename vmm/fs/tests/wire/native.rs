@@ -3,17 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use file_server::wire::{EntryOut, FallocateIn, MknodIn, SetattrIn, fattr, opcode};
+use file_server::wire::{
+    CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, LseekIn, LseekOut, MknodIn, OpenOut,
+    SetattrIn, WriteOut, fattr, opcode,
+};
 use proptest::prelude::*;
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags,
+};
 use rustix::io::Errno;
-use zerocopy::IntoBytes;
+use rustix::process::{Gid, Uid};
+use zerocopy::{FromBytes, IntoBytes};
 
-use crate::client::{Client, Fixture, Reply, bytes, c_string};
+use crate::client::{Client, Fixture, Reply, bytes, c_string, is_root};
 
 /// A place in the tree: the directory that the test starts with or one below it, and a name there.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +45,11 @@ enum Step {
     Times { at: Place, seconds: i32 },
     SetXattr { at: Place, flags: u32, value: u8 },
     RemoveXattr { at: Place },
+    Allocate { at: Place, mode: u32, offset: u16, length: u16 },
+    Seek { at: Place, offset: u16, whence: u32 },
+    Copy { from: Place, to: Place, offset: u16, target: u16, length: u16 },
+    Owner { at: Place, uid: Option<u32>, gid: Option<u32> },
+    Unnamed { to: Place, mode: u32 },
     List { at: Place },
     Forget,
 }
@@ -48,9 +59,18 @@ fn place() -> impl Strategy<Value = Place> {
     (prop::option::of(name()), name()).prop_map(|(directory, name)| Place { directory, name })
 }
 
+/// An owner to give a file to: only root has a choice.
+fn owner() -> impl Strategy<Value = Option<u32>> {
+    let owners: &[Option<u32>] =
+        if is_root() { &[None, Some(0), Some(7), Some(1000), Some(65_534)] } else { &[None] };
+    prop::sample::select(owners)
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    let mode =
-        || prop::sample::select(&[0o644u32, 0o600, 0o755, 0o444, 0o2755, 0o4711, 0o1777][..]);
+    // The guest's root keeps set-id bits where it writes; beside it only the host's root does.
+    let modes: &[u32] = &[0o644, 0o600, 0o755, 0o444, 0o1777, 0o2755, 0o4711];
+    let modes = if is_root() { modes } else { &modes[..5] };
+    let mode = || prop::sample::select(modes);
     let flags = prop::sample::select(
         &[0, libc::O_EXCL, libc::O_TRUNC, libc::O_APPEND, libc::O_EXCL | libc::O_TRUNC][..],
     );
@@ -76,6 +96,17 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (place(), 0u32..3, any::<u8>())
             .prop_map(|(at, flags, value)| Step::SetXattr { at, flags, value }),
         1 => place().prop_map(|at| Step::RemoveXattr { at }),
+        // Plain, KEEP_SIZE, PUNCH_HOLE without and with it, ZERO_RANGE without and with it.
+        2 => (place(), prop::sample::select(&[0u32, 1, 2, 3, 16, 17][..]), 0u16..9000, 0u16..9000)
+            .prop_map(|(at, mode, offset, length)| Step::Allocate { at, mode, offset, length }),
+        // SEEK_DATA, SEEK_HOLE.
+        1 => (place(), 0u16..9000, 3u32..5)
+            .prop_map(|(at, offset, whence)| Step::Seek { at, offset, whence }),
+        1 => (place(), place(), 0u16..5000, 0u16..5000, 0u16..5000).prop_map(
+            |(from, to, offset, target, length)| Step::Copy { from, to, offset, target, length }
+        ),
+        1 => (place(), owner(), owner()).prop_map(|(at, uid, gid)| Step::Owner { at, uid, gid }),
+        1 => (place(), mode()).prop_map(|(to, mode)| Step::Unnamed { to, mode }),
         2 => place().prop_map(|at| Step::List { at }),
         1 => Just(Step::Forget),
     ]
@@ -128,7 +159,9 @@ impl Guest {
                 let size = u64::from(*size);
                 self.setattr(entry.nodeid, SetattrIn { size, ..with(fattr::SIZE) })
             }
-            Step::Punch { at, offset, length } => self.punch(*at, *offset, *length),
+            Step::Punch { at, offset, length } => {
+                self.allocate(*at, 3, (*offset).into(), (*length).into())
+            }
             Step::Mkdir { at, mode } => {
                 let parent = self.parent(*at)?;
                 self.client().mkdir(parent, at.name, *mode).map(|_| Vec::new())
@@ -181,12 +214,74 @@ impl Guest {
                 names.sort();
                 Ok(names.concat().into_bytes())
             }
+            step => self.run_on_open_file(step),
+        }
+    }
+
+    /// Steps that need a handle, ownership, and a new session.
+    fn run_on_open_file(&mut self, step: &Step) -> Outcome {
+        match step {
             Step::Forget => {
                 self.client().init(u64::MAX)?;
                 self.fixture.root = self.client().lookup(1, "s")?.nodeid;
                 Ok(Vec::new())
             }
+            Step::Allocate { at, mode, offset, length } => {
+                let (offset, length) = ((*offset).into(), (*length).into());
+                self.allocate(*at, *mode, offset, length)
+            }
+            Step::Seek { at, offset, whence } => {
+                let (node, fh) = self.open(*at, libc::O_RDONLY)?;
+                let args = LseekIn { fh, offset: (*offset).into(), whence: *whence, padding: 0 };
+                let found = self.client().get::<LseekOut>(opcode::LSEEK, node, &[bytes(&args)]);
+                self.client().release(node, fh);
+                found.map(|out| out.offset.to_le_bytes().to_vec())
+            }
+            Step::Copy { from, to, offset, target, length } => {
+                let (node, fh_in) = self.open(*from, libc::O_RDONLY)?;
+                let (nodeid_out, fh_out) = match self.open(*to, libc::O_WRONLY) {
+                    Ok(open) => open,
+                    Err(errno) => {
+                        self.client().release(node, fh_in);
+                        return Err(errno);
+                    }
+                };
+                let (off_in, off_out, len) = ((*offset).into(), (*target).into(), (*length).into());
+                let args =
+                    CopyFileRangeIn { fh_in, off_in, nodeid_out, fh_out, off_out, len, flags: 0 };
+                let opcode = opcode::COPY_FILE_RANGE;
+                let copied = self.client().get::<WriteOut>(opcode, node, &[bytes(&args)]);
+                self.client().release(node, fh_in);
+                self.client().release(nodeid_out, fh_out);
+                copied.map(|out| out.size.to_le_bytes().to_vec())
+            }
+            Step::Owner { at, uid, gid } => {
+                let node = self.node(*at)?.nodeid;
+                let valid = uid.map_or(0, |_| fattr::UID) | gid.map_or(0, |_| fattr::GID);
+                let (uid, gid) = (uid.unwrap_or(0), gid.unwrap_or(0));
+                self.setattr(node, SetattrIn { uid, gid, ..with(valid) })
+            }
+            Step::Unnamed { to, mode } => {
+                let (root, parent) = (self.fixture.root, self.parent(*to)?);
+                let args = CreateIn { flags: 2, mode: *mode, ..CreateIn::default() };
+                let body =
+                    self.client().call(opcode::TMPFILE, root, &[bytes(&args), b"/\0"], 500)?;
+                let (entry, open) = EntryOut::read_from_prefix(&body).unwrap();
+                let open = OpenOut::read_from_bytes(open).unwrap();
+                self.client().write(entry.nodeid, open.fh, 0, b"unnamed")?;
+                self.client().release(entry.nodeid, open.fh);
+                let args = [entry.nodeid.as_bytes(), &c_string(to.name)];
+                self.entry(opcode::LINK, parent, &args)
+            }
+            _ => Ok(Vec::new()),
         }
+    }
+
+    fn open(&mut self, at: Place, flags: i32) -> Reply<(u64, u64)> {
+        let entry = self.node(at)?;
+        openable(&entry)?;
+        let fh = self.client().open(entry.nodeid, flags)?.fh;
+        Ok((entry.nodeid, fh))
     }
 
     fn write(&mut self, at: Place, flags: i32, mode: u32, offset: u64, data: &[u8]) -> Outcome {
@@ -210,13 +305,9 @@ impl Guest {
         Ok(written.to_le_bytes().to_vec())
     }
 
-    fn punch(&mut self, at: Place, offset: u16, length: u16) -> Outcome {
-        let entry = self.node(at)?;
-        openable(&entry)?;
-        let node = entry.nodeid;
-        let fh = self.client().open(node, libc::O_RDWR)?.fh;
-        let (offset, length) = (offset.into(), length.into());
-        let args = FallocateIn { fh, offset, length, mode: 3, padding: 0 };
+    fn allocate(&mut self, at: Place, mode: u32, offset: u64, length: u64) -> Outcome {
+        let (node, fh) = self.open(at, libc::O_RDWR)?;
+        let args = FallocateIn { fh, offset, length, mode, padding: 0 };
         let done = self.client().done(opcode::FALLOCATE, node, &[bytes(&args)]);
         self.client().release(node, fh);
         done.map(|()| Vec::new())
@@ -280,7 +371,7 @@ impl Native {
     /// A path that names the same file for calls that take paths only.
     fn path(&self, at: Place) -> Result<String, Errno> {
         self.kind(at)?;
-        let root = std::os::fd::AsRawFd::as_raw_fd(&self.root);
+        let root = self.root.as_raw_fd();
         let directory = at.directory.unwrap_or(".");
         Ok(format!("/proc/self/fd/{root}/{directory}/{}", at.name))
     }
@@ -382,6 +473,62 @@ impl Native {
                 }
                 names.sort();
                 Ok(names.concat().into_bytes())
+            }
+            step => self.change_open_file(step),
+        }
+    }
+
+    /// Steps that need an open file, and ownership.
+    fn change_open_file(&self, step: &Step) -> Outcome {
+        match step {
+            Step::Allocate { at, mode, offset, length } => {
+                let file = self.open(*at, OFlags::RDWR)?;
+                let mode = FallocateFlags::from_bits_retain(*mode);
+                let (offset, length) = (u64::from(*offset), u64::from(*length));
+                rustix::fs::fallocate(&file, mode, offset, length).map(|()| Vec::new())
+            }
+            Step::Seek { at, offset, whence } => {
+                let file = self.open(*at, OFlags::RDONLY)?;
+                let offset = u64::from(*offset);
+                let from =
+                    if *whence == 3 { SeekFrom::Data(offset) } else { SeekFrom::Hole(offset) };
+                Ok(rustix::fs::seek(&file, from)?.to_le_bytes().to_vec())
+            }
+            Step::Copy { from, to, offset, target, length } => {
+                let from = self.open(*from, OFlags::RDONLY)?;
+                let to = self.open(*to, OFlags::WRONLY)?;
+                let (mut offset, mut target) = ((*offset).into(), (*target).into());
+                let length = (*length).into();
+                let copied = rustix::fs::copy_file_range(
+                    &from,
+                    Some(&mut offset),
+                    &to,
+                    Some(&mut target),
+                    length,
+                )?;
+                Ok(u32::try_from(copied).unwrap().to_le_bytes().to_vec())
+            }
+            Step::Owner { at, uid, gid } => {
+                self.kind(*at)?;
+                let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                rustix::fs::chownat(self.parent(*at)?, at.name, uid, gid, flags)
+                    .map(|()| Vec::new())
+            }
+            Step::Unnamed { to, mode } => {
+                let parent = self.parent(*to)?;
+                let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(&self.root, ".", flags, Mode::empty())?;
+                // After all that the umask of this thread, which is the server's affair, may take.
+                rustix::fs::fchmod(&file, Mode::from_raw_mode(*mode))?;
+                let file = File::from(file);
+                file.write_at(b"unnamed", 0).unwrap();
+                // To write has cleared what an ordinary user may not keep.
+                rustix::fs::fchmod(&file, Mode::from_raw_mode(*mode))?;
+                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+                let flags = AtFlags::SYMLINK_FOLLOW;
+                rustix::fs::linkat(rustix::fs::CWD, path, parent, to.name, flags)
+                    .map(|()| Vec::new())
             }
             _ => Ok(Vec::new()),
         }

@@ -22,7 +22,12 @@ fn good() -> MachineConfig {
         },
         console: ConsoleConfig { log: FdSlot(3), max_bytes: 1 << 20 },
         vsock: Some(VsockConfig { guest_cid: 3 }),
-        fs: Some(FsConfig { tag: "shares".to_owned(), queues: 1, shares: vec![share("root", 4)] }),
+        fs: Some(FsConfig {
+            tag: "shares".to_owned(),
+            queues: 1,
+            locks: LockPolicy::Host,
+            shares: vec![share("root", 4)],
+        }),
         disks: vec![disk(5)],
         rng: true,
         balloon: Some(BalloonConfig { free_page_reporting: true }),
@@ -72,7 +77,7 @@ fn refuses_numbers_out_of_bounds_with_their_values() {
     assert_eq!(error(|c| c.memory_mib = 1_000_001), SpecError::Memory { mib: 1_000_001 });
     assert_eq!(error(|c| c.vcpus = 0), SpecError::Vcpus { count: 0 });
     assert_eq!(error(|c| c.vcpus = 33), SpecError::Vcpus { count: 33 });
-    assert_eq!(error(|c| c.version = 2), SpecError::Version { found: 2 });
+    assert_eq!(error(|c| c.version = VERSION + 1), SpecError::Version { found: VERSION + 1 });
     for cid in [0, 2, u32::MAX] {
         assert_eq!(
             error(|c| c.vsock = Some(VsockConfig { guest_cid: cid })),

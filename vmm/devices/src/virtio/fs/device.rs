@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use file_server::Server;
 
-use super::state::FsState;
-use super::worker::{FsThread, FsWorker};
+use super::state::{FsState, WaitingState};
+use super::worker::{FsThread, FsWorker, Stopped};
 use super::{
     FIRST_REQUEST_QUEUE, HIPRIO_QUEUE, HIPRIO_QUEUE_SIZE, MAX_REQUEST_QUEUES, REQUEST_QUEUE_SIZE,
     TAG_SIZE,
@@ -43,6 +43,8 @@ pub struct Fs {
     queue_sizes: Vec<u16>,
     hook: Option<ThreadHook>,
     threads: Vec<FsThread>,
+    /// Requests that wait, while no thread has them.
+    waiting: Vec<WaitingState>,
 }
 
 impl Fs {
@@ -69,7 +71,15 @@ impl Fs {
         space.extend_from_slice(&u32::from(*queues).to_le_bytes());
         let requests = std::iter::repeat_n(REQUEST_QUEUE_SIZE, usize::from(*queues));
         let queue_sizes = std::iter::once(HIPRIO_QUEUE_SIZE).chain(requests).collect();
-        Ok(Self { server, space, queue_sizes, hook, threads: Vec::new() })
+        let (threads, waiting) = (Vec::new(), Vec::new());
+        Ok(Self { server, space, queue_sizes, hook, threads, waiting })
+    }
+
+    /// The device of a saved state, whose server has been restored, with the requests that waited.
+    #[must_use]
+    pub fn with_waiting(mut self, waiting: Vec<WaitingState>) -> Self {
+        self.waiting = waiting;
+        self
     }
 
     /// The queues of each thread: a request queue, the first one with the high-priority queue. A
@@ -107,10 +117,15 @@ impl VirtioDevice for Fs {
 
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
         for (number, queues) in self.share_out(&mut activation)?.into_iter().enumerate() {
+            let of_queues = |one: &mut WaitingState| {
+                queues.iter().any(|queue: &Virtqueue| queue.index() == one.queue)
+            };
+            let waiting = self.waiting.extract_if(.., of_queues).collect();
             let worker = FsWorker {
                 server: Arc::clone(&self.server),
                 memory: Arc::clone(&activation.memory),
                 queues,
+                waiting,
             };
             let thread = FsThread::start(worker, format!("fs-{number}"), self.hook.clone())
                 .map_err(ActivateError::Worker)?;
@@ -120,14 +135,21 @@ impl VirtioDevice for Fs {
     }
 
     fn stop(&mut self) -> Vec<Virtqueue> {
-        std::mem::take(&mut self.threads).into_iter().flat_map(FsThread::stop).collect()
+        let mut all = Vec::new();
+        for thread in std::mem::take(&mut self.threads) {
+            let Stopped { queues, waiting } = thread.stop();
+            all.extend(queues);
+            self.waiting.extend(waiting);
+        }
+        all
     }
 
     fn reset(&mut self) {
+        self.waiting.clear();
         self.server.reset();
     }
 
     fn save(&self) -> DeviceState {
-        DeviceState::Fs(FsState { server: self.server.save() })
+        DeviceState::Fs(FsState { server: self.server.save(), waiting: self.waiting.clone() })
     }
 }

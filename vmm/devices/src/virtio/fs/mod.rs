@@ -3,7 +3,9 @@
 //!
 //! One device serves all shares of a sandbox. Requests of the high-priority queue (FORGET and
 //! INTERRUPT, none of which has a reply) are served by the thread of the first request queue; every
-//! other request queue has a thread of its own, so that one slow request does not hold up all.
+//! other request queue has a thread of its own, so that one slow request does not hold up all. A
+//! request that waits for a lock holds no thread: its chain is kept and served again until it is
+//! answered.
 
 mod device;
 mod request;
@@ -13,7 +15,7 @@ mod worker;
 pub use device::{Fs, FsConfig, FsConfigError};
 /// The server behind the device, for whoever makes both.
 pub use file_server;
-pub use state::FsState;
+pub use state::{FsState, WaitingState};
 
 /// The high-priority queue (§5.11.2).
 const HIPRIO_QUEUE: u16 = 0;

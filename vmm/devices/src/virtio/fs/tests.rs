@@ -3,7 +3,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use file_server::state::ServerState;
-use file_server::{CachePolicy, IdMap, IdRange, Limits, Server, ServerConfig, Share, ShareKind};
+use file_server::{
+    CachePolicy, IdMap, IdRange, Limits, LockPolicy, Server, ServerConfig, Share, ShareKind,
+};
 
 use super::*;
 use crate::bus::BusDevice;
@@ -15,6 +17,8 @@ const FORGET: u32 = 2;
 const GETATTR: u32 = 3;
 const READ: u32 = 15;
 const OPEN: u32 = 14;
+const SETLK: u32 = 32;
+const SETLKW: u32 = 33;
 const INIT: u32 = 26;
 
 fn open(path: &Path) -> OwnedFd {
@@ -29,6 +33,7 @@ fn server_config(path: &Path) -> ServerConfig {
         limits: Limits::default(),
         uid_map: map(),
         gid_map: map(),
+        locks: LockPolicy::Host,
         shares: vec![Share {
             name: "s".to_owned(),
             root: open(path),
@@ -213,7 +218,8 @@ fn goes_on_with_open_files_when_saved_and_restored() {
 
     driver.transport.pause();
     let state = driver.transport.save();
-    let DeviceState::Fs(FsState { server }) = &state.device else { panic!("{state:?}") };
+    let DeviceState::Fs(FsState { server, waiting }) = &state.device else { panic!("{state:?}") };
+    assert!(waiting.is_empty());
     let server: &ServerState = server;
     let (server, lost) = Server::restore(server_config(directory.path()), server).unwrap();
     assert_eq!((lost.inodes, lost.handles), (0, 0));
@@ -225,4 +231,144 @@ fn goes_on_with_open_files_when_saved_and_restored() {
     clone.transport.resume();
     assert_eq!(read(&mut clone, 1, file, handle), (0, b"content".to_vec()));
     assert_eq!(look_up(&mut clone, 1, root, "f"), file);
+}
+
+/// The arguments of SETLKW for flock(2), exclusive.
+fn flock_args(handle: u64) -> Vec<u8> {
+    let (write, of_flock) = (1u64, 1u64);
+    [handle, 9, 0, i64::MAX.cast_unsigned(), write, of_flock].map(u64::to_le_bytes).concat()
+}
+
+/// Opens the file `f`.
+fn open_file(driver: &mut Driver) -> (u64, u64) {
+    let root = look_up(driver, 1, 1, "s");
+    let file = look_up(driver, 1, root, "f");
+    let (error, body) = ask(driver, 1, OPEN, file, &[0; 8]);
+    assert_eq!(error, 0);
+    (file, u64::from_le_bytes(body[..8].try_into().unwrap()))
+}
+
+/// Offers a request for the file's lock and gives where its reply will be.
+fn offer_lock(driver: &mut Driver, queue: usize, (file, handle): (u64, u64)) -> u64 {
+    let request = request(SETLKW, file, &flock_args(handle));
+    let (address, reply) = (driver.buffer(&request), driver.allocate(16));
+    let len = u32::try_from(request.len()).unwrap();
+    driver.queues[queue].add(&[(address, len, false), (reply, 16, true)]);
+    driver.kick(queue);
+    reply
+}
+
+/// Something that the host has locked.
+fn host_lock(directory: &Path) -> std::fs::File {
+    let host = std::fs::File::open(directory.join("f")).unwrap();
+    host.try_lock().unwrap();
+    host
+}
+
+#[test]
+fn goes_on_while_a_request_waits_for_a_lock() {
+    let (mut driver, directory) = driver(1);
+    init(&mut driver);
+    let open = open_file(&mut driver);
+    let host = host_lock(directory.path());
+    offer_lock(&mut driver, 1, open);
+    // Of the same queue, others are served.
+    for _ in 0..100 {
+        assert_eq!(read(&mut driver, 1, open.0, open.1), (0, b"content".to_vec()));
+    }
+    drop(host);
+    // While they are, it gets its turn: its reply comes in place of one of theirs.
+    let (address, reply) = {
+        let request = request(GETATTR, 1, &[0; 16]);
+        (driver.buffer(&request), driver.allocate(200))
+    };
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        assert!(std::time::Instant::now() < end, "the lock was not seen to be free");
+        driver.queues[1].add(&[(address, 56, false), (reply, 200, true)]);
+        driver.kick(1);
+        let first = driver.wait_used(1).1;
+        if first == 16 {
+            assert_eq!(driver.wait_used(1).1, 120);
+            break;
+        }
+        assert_eq!(first, 120);
+    }
+    // Held by the guest now; a second handle waits until the first is unlocked.
+    let second = open_file(&mut driver);
+    offer_lock(&mut driver, 1, second);
+    assert_eq!(read(&mut driver, 1, open.0, open.1).0, 0);
+    let unlock = [&flock_args(open.1)[..32], &2u64.to_le_bytes(), &1u64.to_le_bytes()].concat();
+    let unlock = request(SETLK, open.0, &unlock);
+    let (address, reply) = (driver.buffer(&unlock), driver.allocate(16));
+    driver.queues[1]
+        .add(&[(address, u32::try_from(unlock.len()).unwrap(), false), (reply, 16, true)]);
+    driver.kick(1);
+    assert_eq!((driver.wait_used(1).1, driver.wait_used(1).1), (16, 16));
+}
+
+#[test]
+fn a_waiting_request_survives_a_pause_and_a_restore() {
+    let (mut driver, directory) = driver(2);
+    init(&mut driver);
+    let open = open_file(&mut driver);
+    let host = host_lock(directory.path());
+    offer_lock(&mut driver, 2, open);
+    assert_eq!(read(&mut driver, 2, open.0, open.1).0, 0);
+    driver.transport.pause();
+    driver.transport.resume();
+    assert_eq!(read(&mut driver, 2, open.0, open.1).0, 0);
+    driver.transport.pause();
+
+    let state = driver.transport.save();
+    let DeviceState::Fs(FsState { server, waiting }) = &state.device else { panic!("{state:?}") };
+    assert_eq!(waiting.iter().map(|one| one.queue).collect::<Vec<_>>(), [2]);
+    let (server, _) = Server::restore(server_config(directory.path()), server).unwrap();
+    let config = FsConfig { tag: "root".to_owned(), queues: 2 };
+    let fs = Fs::new(&config, server, None).unwrap().with_waiting(waiting.clone());
+    let mut clone = Driver::with_memory(Box::new(fs), driver.memory.clone());
+    clone.transport.restore(&state).unwrap();
+    clone.queues = std::mem::take(&mut driver.queues);
+    clone.allocate(1 << 20);
+    clone.transport.resume();
+    assert_eq!(read(&mut clone, 2, open.0, open.1).0, 0);
+    drop(host);
+    assert_eq!(clone.wait_used(2).1, 16);
+}
+
+#[test]
+fn forged_waiting_requests_fail_their_queue_only() {
+    let (mut driver, directory) = driver(2);
+    init(&mut driver);
+    driver.transport.pause();
+    let state = driver.transport.save();
+    let DeviceState::Fs(FsState { server, .. }) = &state.device else { panic!("{state:?}") };
+    let (server, _) = Server::restore(server_config(directory.path()), server).unwrap();
+    let config = FsConfig { tag: "root".to_owned(), queues: 2 };
+    let forged = [(2, u16::MAX), (77, 0)].map(|(queue, head)| WaitingState { queue, head });
+    let fs = Fs::new(&config, server, None).unwrap().with_waiting(forged.to_vec());
+    let mut clone = Driver::with_memory(Box::new(fs), driver.memory.clone());
+    clone.transport.restore(&state).unwrap();
+    clone.queues = std::mem::take(&mut driver.queues);
+    clone.allocate(1 << 20);
+    clone.transport.resume();
+    clone.wait_needs_reset();
+    look_up(&mut clone, 1, 1, "s");
+}
+
+#[test]
+fn a_reset_forgets_what_waits() {
+    let (mut driver, directory) = driver(1);
+    init(&mut driver);
+    let open = open_file(&mut driver);
+    let host = host_lock(directory.path());
+    offer_lock(&mut driver, 1, open);
+    assert_eq!(read(&mut driver, 1, open.0, open.1).0, 0);
+    driver.reset();
+    driver.start(u64::MAX, 64);
+    init(&mut driver);
+    drop(host);
+    let open = open_file(&mut driver);
+    assert_eq!(read(&mut driver, 1, open.0, open.1).0, 0);
+    host_lock(directory.path());
 }

@@ -8,15 +8,18 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use file_server::Server;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::request;
+use super::state::WaitingState;
+use super::{HIPRIO_QUEUE_SIZE, REQUEST_QUEUE_SIZE};
 use crate::event_loop::ThreadHook;
 use crate::memory::GuestRam;
-use crate::virtio::{QueueFailed, Virtqueue};
+use crate::virtio::{Chain, QueueFailed, Virtqueue};
 
 /// The epoll data of the descriptor that ends the thread; queues have their place in its list.
 const EXIT: u64 = u64::MAX;
@@ -24,17 +27,44 @@ const EXIT: u64 = u64::MAX;
 /// Requests of one queue served before the others, and a stop, get their turn.
 const BUDGET: usize = 64;
 
+/// How long until a request that waits is served again although no lock of this guest was given up:
+/// the lock may be one of the host, which tells nobody, or this guest's and given up by another
+/// thread.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// [`RETRY`] for epoll_wait(2).
+const RETRY_MS: i32 = 20;
+
+/// Requests of one thread that may wait at once: as many as its two queues have entries.
+const MAX_WAITING: usize = (HIPRIO_QUEUE_SIZE + REQUEST_QUEUE_SIZE) as usize;
+
+#[derive(Debug, thiserror::Error)]
+#[error("more than {MAX_WAITING} requests wait, more than the queues have entries")]
+struct TooManyWaiting;
+
 /// What a thread serves, and with what.
 pub(super) struct FsWorker {
     pub(super) server: Arc<Server>,
     pub(super) memory: Arc<GuestRam>,
     pub(super) queues: Vec<Virtqueue>,
+    /// Requests of these queues that wait.
+    pub(super) waiting: Vec<WaitingState>,
 }
+
+/// What a thread gives back.
+#[derive(Default)]
+pub(super) struct Stopped {
+    pub(super) queues: Vec<Virtqueue>,
+    pub(super) waiting: Vec<WaitingState>,
+}
+
+/// A request that waits: the place of its queue, and its chain.
+type Waiting<'m> = (usize, Chain<'m>);
 
 /// A running thread. Dropping it ends the thread.
 pub(super) struct FsThread {
     exit: EventFd,
-    thread: Option<JoinHandle<Vec<Virtqueue>>>,
+    thread: Option<JoinHandle<Stopped>>,
 }
 
 impl FsThread {
@@ -58,14 +88,14 @@ impl FsThread {
         Ok(Self { exit, thread: Some(thread) })
     }
 
-    /// Ends the thread after the requests that it is serving and gives its queues back; none if it
-    /// was lost to a panic, which has been reported by the panic hook.
-    pub(super) fn stop(mut self) -> Vec<Virtqueue> {
+    /// Ends the thread after the requests that it is serving and gives its queues back, and what
+    /// waits; nothing if it was lost to a panic, which has been reported by the panic hook.
+    pub(super) fn stop(mut self) -> Stopped {
         self.join()
     }
 
-    fn join(&mut self) -> Vec<Virtqueue> {
-        let Some(thread) = self.thread.take() else { return Vec::new() };
+    fn join(&mut self) -> Stopped {
+        let Some(thread) = self.thread.take() else { return Stopped::default() };
         // Fails only at the counter's maximum, where the event is pending already.
         let _ = self.exit.write(1);
         thread.join().unwrap_or_default()
@@ -79,7 +109,7 @@ impl Drop for FsThread {
 }
 
 impl FsWorker {
-    fn run(mut self, epoll: &Epoll, name: &str, hook: Option<ThreadHook>) -> Vec<Virtqueue> {
+    fn run(mut self, epoll: &Epoll, name: &str, hook: Option<ThreadHook>) -> Stopped {
         // First the worker, then the hook: a filter that the hook sets may forbid unshare(2).
         let worker = file_server::Worker::new(Arc::clone(&self.server));
         if let Some(hook) = hook {
@@ -94,46 +124,117 @@ impl FsWorker {
                 }
             }
         }
-        self.queues
+        Stopped { queues: self.queues, waiting: self.waiting }
     }
 
     fn serve_until_exit(&mut self, epoll: &Epoll, worker: &mut file_server::Worker) {
         // One more than the queues, which are two at most.
         let mut events = [EpollEvent::default(); 4];
+        let memory = Arc::clone(&self.memory);
+        let mut waiting = self.take_waiting(&memory);
+        let (mut unlocks, mut last) = (self.server.unlocks(), Instant::now());
         loop {
-            let count = match epoll.wait(-1, &mut events) {
+            let timeout = if waiting.is_empty() { -1 } else { RETRY_MS };
+            let count = match epoll.wait(timeout, &mut events) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // The descriptor is ours and open, the array is valid: nothing else can come.
-                Err(_) => return,
+                Err(_) => break,
             };
             let ready = events.get(..count).unwrap_or_default();
             if ready.iter().any(|event| event.data() == EXIT) {
-                return;
+                break;
             }
             for event in ready {
                 let place = usize::try_from(event.data()).unwrap_or(usize::MAX);
                 if let Some(queue) = self.queues.get_mut(place) {
                     // A failure has been reported and latched.
-                    let _ = serve(queue, &self.memory, worker);
+                    let _ = serve((place, queue), &memory, worker, &mut waiting);
                 }
+            }
+            // Not only when the time is over: a busy guest leaves none.
+            let due = |last: Instant| self.server.unlocks() != unlocks || last.elapsed() >= RETRY;
+            if !waiting.is_empty() && due(last) {
+                (unlocks, last) = (self.server.unlocks(), Instant::now());
+                waiting.retain(|waiting| self.serve_again(waiting, &memory, worker));
+            }
+        }
+        let state = |(place, chain): &Waiting<'_>| {
+            let queue = self.queues.get(*place)?.index();
+            Some(WaitingState { queue, head: chain.head() })
+        };
+        self.waiting = waiting.iter().filter_map(state).collect();
+    }
+
+    /// The chains of the requests that waited when the device was stopped.
+    fn take_waiting<'m>(&mut self, memory: &'m GuestRam) -> Vec<Waiting<'m>> {
+        let mut chains = Vec::new();
+        // A saved state may name one chain any number of times.
+        for WaitingState { queue: index, head } in
+            std::mem::take(&mut self.waiting).into_iter().take(MAX_WAITING)
+        {
+            for (place, queue) in self.queues.iter_mut().enumerate() {
+                if queue.index() == index
+                    // A failure has been reported and latched.
+                    && let Ok(chain) = queue.take_again(memory, head)
+                {
+                    chains.push((place, chain));
+                }
+            }
+        }
+        chains
+    }
+
+    /// Serves a request that waits; true if it still does.
+    fn serve_again(
+        &mut self,
+        (place, chain): &Waiting<'_>,
+        memory: &GuestRam,
+        worker: &mut file_server::Worker,
+    ) -> bool {
+        let Some(queue) = self.queues.get_mut(*place) else { return false };
+        match request::serve(worker, chain) {
+            Ok(None) => !queue.is_failed(),
+            Ok(Some(written)) => {
+                // A failure has been reported and latched.
+                let _ = answer(queue, memory, chain.head(), written);
+                false
+            }
+            Err(error) => {
+                queue.fail(&error);
+                false
             }
         }
     }
 }
 
-fn serve(
+fn answer(
     queue: &mut Virtqueue,
     memory: &GuestRam,
+    head: u16,
+    written: u32,
+) -> Result<(), QueueFailed> {
+    queue.push(memory, head, written)?;
+    // At once: the next request may take long, and the driver asks for few interrupts.
+    queue.notify(memory)
+}
+
+fn serve<'m>(
+    (place, queue): (usize, &mut Virtqueue),
+    memory: &'m GuestRam,
     worker: &mut file_server::Worker,
+    waiting: &mut Vec<Waiting<'m>>,
 ) -> Result<(), QueueFailed> {
     for _ in 0..BUDGET {
         let Some(chain) = queue.pop(memory)? else { return Ok(()) };
         let head = chain.head();
-        let written = request::serve(worker, &chain).map_err(|error| queue.fail(&error))?;
-        queue.push(memory, head, written)?;
-        // At once: the next request may take long, and the driver asks for few interrupts.
-        queue.notify(memory)?;
+        match request::serve(worker, &chain).map_err(|error| queue.fail(&error))? {
+            Some(written) => answer(queue, memory, head, written)?,
+            // A driver that offers a descriptor again which it has not got back could have more
+            // wait than the queue has entries.
+            None if waiting.len() < MAX_WAITING => waiting.push((place, chain)),
+            None => return Err(queue.fail(&TooManyWaiting)),
+        }
     }
     queue.rekick();
     Ok(())

@@ -128,6 +128,23 @@ impl Virtqueue {
         }
     }
 
+    /// The chain that starts with descriptor `head`, which [`Self::pop`] gave before the device was
+    /// stopped and which was not given to [`Self::push`]. The number is distrusted, and so is what
+    /// memory holds by now.
+    ///
+    /// # Errors
+    /// The chain is malformed, or the queue failed before.
+    pub fn take_again<'m>(
+        &mut self,
+        memory: &'m GuestRam,
+        head: u16,
+    ) -> Result<Chain<'m>, QueueFailed> {
+        self.check()?;
+        let table = GuestAddress(self.ring.desc_table());
+        Chain::walk(memory, table, self.ring.size(), head, self.indirect)
+            .map_err(|source| self.fail(&RingError::Chain { head, source }))
+    }
+
     /// Puts the chain that [`Self::pop`] gave last back, unused: the device has nothing for it
     /// yet. Not to be called twice in a row, or after the chain was given to [`Self::push`].
     pub fn unpop(&mut self) {
