@@ -399,6 +399,10 @@ impl Drop for Running {
     }
 }
 
+/// No measure of speed, which an emulated host cannot give: what waits for one of ringfence's deadlines
+/// (30 s unless configured) takes longer than this.
+pub const NO_DEADLINE: Duration = Duration::from_secs(25);
+
 /// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
