@@ -10,11 +10,12 @@
 //! non-blocking: a reader that stops blocks the thread of its own stream and nothing else. A
 //! stream that is the host's `/dev/null` is the guest's.
 
-use agent_protocol::{FIRST_STREAM_PORT, StdioPlan, TerminalPlan, WindowSize};
+use crate::console::Console;
+use crate::streams::Wanted;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, fstat, major, minor};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use rustix::net::{Shutdown, shutdown};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -31,6 +32,9 @@ const STACK: usize = 128 * 1024;
 /// Why streams could not be carried.
 #[derive(Debug, thiserror::Error)]
 pub enum StdioError {
+    /// No sockets.
+    #[error("the container's streams cannot be connected")]
+    Sockets(#[source] io::Error),
     /// A socket pair or a thread could not be made.
     #[error("the container's {stream} cannot be connected")]
     Connect {
@@ -59,108 +63,121 @@ pub enum StdioError {
     },
 }
 
-/// Streams of a container that is not made yet.
-#[derive(Debug)]
-pub(crate) struct Streams {
-    plan: StdioPlan,
-    /// For the VMM: host ports and what they lead to.
-    ports: Vec<(u32, OwnedFd)>,
-    input: Option<OwnedFd>,
-    outputs: Vec<(Sink, OwnedFd)>,
-}
-
-/// Where a container's output goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sink {
+/// Where a stream of a container begins or ends on the host.
+#[derive(Clone, Debug)]
+enum HostEnd {
+    Stdin,
     Stdout,
     Stderr,
+    Console(Console),
 }
 
-impl Sink {
-    fn name(self) -> &'static str {
+impl HostEnd {
+    fn name(&self) -> &'static str {
         match self {
+            Self::Stdin => "standard input",
             Self::Stdout => "standard output",
             Self::Stderr => "standard error",
+            Self::Console(_) => "terminal",
         }
     }
 
-    fn descriptor(self) -> BorrowedFd<'static> {
+    fn thread_name(&self) -> &'static str {
         match self {
-            Self::Stdout => rustix::stdio::stdout(),
-            Self::Stderr => rustix::stdio::stderr(),
+            Self::Stdin => "stdin",
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Console(_) => "console",
         }
     }
+}
+
+impl AsFd for HostEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stdin => rustix::stdio::stdin(),
+            Self::Stdout => rustix::stdio::stdout(),
+            Self::Stderr => rustix::stdio::stderr(),
+            Self::Console(console) => console.as_fd(),
+        }
+    }
+}
+
+/// Which of the caller's streams lead anywhere.
+pub(crate) fn of_caller() -> Wanted {
+    Wanted::Streams {
+        stdin: !is_null(rustix::stdio::stdin()),
+        stdout: !is_null(rustix::stdio::stdout()),
+        stderr: !is_null(rustix::stdio::stderr()),
+    }
+}
+
+/// Streams of a process that are not carried yet.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    input: Option<(HostEnd, OwnedFd)>,
+    outputs: Vec<(HostEnd, OwnedFd)>,
 }
 
 impl Streams {
-    /// Three streams, or a terminal of this size.
-    pub(crate) fn prepare(terminal: Option<WindowSize>) -> Result<Self, StdioError> {
-        let mut streams = Self {
-            plan: StdioPlan::default(),
-            ports: Vec::new(),
-            input: None,
-            outputs: Vec::new(),
+    /// Joins the sockets of `wanted`, in the order of its streams, with the caller's descriptors or
+    /// the console.
+    ///
+    /// # Errors
+    /// [`StdioError::Connect`].
+    pub(crate) fn join(
+        wanted: Wanted,
+        sockets: Vec<OwnedFd>,
+        console: Option<&Console>,
+    ) -> Result<Self, StdioError> {
+        let mut sockets = sockets.into_iter();
+        let mut next = |stream: &'static str| {
+            let missing = || connect(stream)(io::Error::from(io::ErrorKind::NotConnected));
+            sockets.next().ok_or_else(missing)
         };
-        if let Some(size) = terminal {
-            let (port, ours) = streams.open("terminal")?;
-            let both = ours.try_clone().map_err(connect("terminal"))?;
-            streams.plan.terminal = Some(TerminalPlan { port, size });
-            streams.input = Some(ours);
-            streams.outputs.push((Sink::Stdout, both));
-            return Ok(streams);
-        }
-        if !is_null(rustix::stdio::stdin()) {
-            let (port, ours) = streams.open("standard input")?;
-            streams.plan.stdin = Some(port);
-            streams.input = Some(ours);
-        }
-        for sink in [Sink::Stdout, Sink::Stderr] {
-            if is_null(sink.descriptor()) {
-                continue;
+        let mut streams = Self { input: None, outputs: Vec::new() };
+        match wanted {
+            Wanted::Terminal(_) => {
+                let socket = next("terminal")?;
+                let both = socket.try_clone().map_err(connect("terminal"))?;
+                let (from, to) = match console {
+                    Some(console) => {
+                        (HostEnd::Console(console.clone()), HostEnd::Console(console.clone()))
+                    }
+                    None => (HostEnd::Stdin, HostEnd::Stdout),
+                };
+                streams.input = Some((from, socket));
+                streams.outputs.push((to, both));
             }
-            let (port, ours) = streams.open(sink.name())?;
-            match sink {
-                Sink::Stdout => streams.plan.stdout = Some(port),
-                Sink::Stderr => streams.plan.stderr = Some(port),
+            Wanted::Streams { stdin, stdout, stderr } => {
+                if stdin {
+                    streams.input = Some((HostEnd::Stdin, next("standard input")?));
+                }
+                for (wanted, end) in [(stdout, HostEnd::Stdout), (stderr, HostEnd::Stderr)] {
+                    if wanted {
+                        let socket = next(end.name())?;
+                        streams.outputs.push((end, socket));
+                    }
+                }
             }
-            streams.outputs.push((sink, ours));
         }
         Ok(streams)
-    }
-
-    fn open(&mut self, stream: &'static str) -> Result<(u32, OwnedFd), StdioError> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| connect(stream)(errno.into()))?;
-        let port = u32::try_from(self.ports.len())
-            .map_or(FIRST_STREAM_PORT, |count| FIRST_STREAM_PORT.saturating_add(count));
-        self.ports.push((port, theirs));
-        Ok((port, ours))
-    }
-
-    /// For the agent.
-    pub(crate) fn plan(&self) -> StdioPlan {
-        self.plan.clone()
-    }
-
-    /// For the VMM, once.
-    pub(crate) fn take_ports(&mut self) -> Vec<(u32, OwnedFd)> {
-        std::mem::take(&mut self.ports)
     }
 
     /// Starts the threads.
     pub(crate) fn start(self) -> Result<Relays, StdioError> {
         let mut outputs = Vec::new();
         for (sink, socket) in self.outputs {
-            outputs.push(start_output(sink, socket).map_err(connect(sink.name()))?);
+            let stream = sink.name();
+            outputs.push(start_output(sink, socket).map_err(connect(stream))?);
         }
-        if let Some(socket) = self.input {
-            let name = "stdin".to_owned();
+        if let Some((source, socket)) = self.input {
+            let stream = source.name();
             thread::Builder::new()
-                .name(name)
+                .name(source.thread_name().to_owned())
                 .stack_size(STACK)
-                .spawn(move || carry_input(&socket))
-                .map_err(connect("standard input"))?;
+                .spawn(move || carry_input(&source, &socket))
+                .map_err(connect(stream))?;
         }
         Ok(Relays { outputs })
     }
@@ -171,14 +188,14 @@ fn connect(stream: &'static str) -> impl FnOnce(io::Error) -> StdioError {
 }
 
 /// Streams that are being carried.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Relays {
     outputs: Vec<Output>,
 }
 
 #[derive(Debug)]
 struct Output {
-    sink: Sink,
+    stream: &'static str,
     end: oneshot::Receiver<Result<(), io::Error>>,
     /// The thread waits for the caller's reader, not for the guest.
     writing: Arc<AtomicBool>,
@@ -200,7 +217,7 @@ impl Relays {
 
 impl Output {
     async fn drain(mut self, patience: Duration) -> Result<(), StdioError> {
-        let stream = self.sink.name();
+        let stream = self.stream;
         loop {
             match tokio::time::timeout(patience, &mut self.end).await {
                 Ok(Ok(Ok(()))) => return Ok(()),
@@ -217,23 +234,25 @@ impl Output {
     }
 }
 
-fn start_output(sink: Sink, socket: OwnedFd) -> io::Result<Output> {
+fn start_output(sink: HostEnd, socket: OwnedFd) -> io::Result<Output> {
     let (sender, end) = oneshot::channel();
     let writing = Arc::new(AtomicBool::new(false));
     let shared = Arc::clone(&writing);
-    let name = match sink {
-        Sink::Stdout => "stdout",
-        Sink::Stderr => "stderr",
-    };
-    thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
-        let result = carry_output(&socket, sink.descriptor(), &shared);
-        // The guest must learn that nobody reads any more: its process gets SIGPIPE.
+    let stream = sink.name();
+    let name = sink.thread_name().to_owned();
+    thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
+        let mut result = carry_output(&socket, sink.as_fd(), &shared);
+        // A console that was hung up is the caller's wish, as for any terminal.
+        if matches!(sink, HostEnd::Console(_)) {
+            result = Ok(());
+        }
+        // The guest must learn that nobody reads any more: its process gets SIGPIPE, or SIGHUP.
         let _ = shutdown(&socket, Shutdown::Both);
         drop(socket);
         // Nobody waits for a stream whose machine has died.
         drop(sender.send(result));
     })?;
-    Ok(Output { sink, end, writing })
+    Ok(Output { stream, end, writing })
 }
 
 /// From the guest to the caller, until the guest ends it.
@@ -252,14 +271,19 @@ fn carry_output(socket: &OwnedFd, sink: BorrowedFd<'_>, writing: &AtomicBool) ->
 }
 
 /// From the caller to the guest, until either ends it. An error of the caller's stream is its end.
-fn carry_input(socket: &OwnedFd) {
+fn carry_input(source: &HostEnd, socket: &OwnedFd) {
     let mut buffer = vec![0; BUFFER];
-    while let Ok(count @ 1..) = read_some(rustix::stdio::stdin(), &mut buffer) {
+    while let Ok(count @ 1..) = read_some(source, &mut buffer) {
         if write_all(socket, buffer.get(..count).unwrap_or_default()).is_err() {
             return;
         }
     }
-    let _ = shutdown(socket, Shutdown::Write);
+    // The end of a console is no end of file: its other end was closed, the terminal is hung up.
+    let end = match source {
+        HostEnd::Console(_) => Shutdown::Both,
+        _ => Shutdown::Write,
+    };
+    let _ = shutdown(socket, end);
 }
 
 fn read_some(source: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -364,7 +388,8 @@ mod tests {
     #[tokio::test]
     async fn a_guest_that_does_not_end_its_stream_has_patience() {
         let (sender, end) = oneshot::channel();
-        let output = Output { sink: Sink::Stdout, end, writing: Arc::new(AtomicBool::new(false)) };
+        let output =
+            Output { stream: "standard output", end, writing: Arc::new(AtomicBool::new(false)) };
         let relays = Relays { outputs: vec![output] };
         let error = relays.drain(Duration::from_millis(20)).await.unwrap_err();
         assert!(matches!(error, StdioError::Stuck { .. }), "{error}");

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 use vmm_api::{
     Channel, ChannelError, FromVmm, GuestExit, MachineConfig, Span, ToVmm, VmmError, VmmErrorKind,
 };
@@ -42,10 +43,17 @@ pub(crate) enum Part {
     NoCreate,
     NoStart,
     OpenStream,
+    /// A container that lives until SIGTERM or SIGKILL, and tells of every other signal.
+    Live,
+    /// The same one, whose agent does not take signals.
+    Deaf,
 }
 
 /// Name of the variable that holds the part, as JSON.
 pub(crate) const PART: &str = "RINGFENCE_TEST_PART";
+
+/// Name of the variable that holds the file in which a hang-up of the terminal is told.
+pub(crate) const HANG_UP: &str = "RINGFENCE_TEST_HANG_UP";
 
 /// Not a test: the program that `ringfence` starts instead of its VMM.
 #[test]
@@ -56,13 +64,28 @@ fn fake_vmm() {
     // SAFETY: whoever starts a VMM gives it the channel as this descriptor, and nobody else here
     // uses it.
     let channel = unsafe { OwnedFd::from_raw_fd(vmm_api::CHANNEL_FD) };
-    Play { part, channel: Channel::from_socket(channel), ports: HashMap::new() }.play();
+    let channel = Arc::new(Channel::from_socket(channel));
+    Play { part, channel, ports: Ports::default() }.play();
+}
+
+/// Streams that wait for the guest's connection.
+#[derive(Clone, Default)]
+struct Ports(Arc<Mutex<HashMap<u32, UnixStream>>>);
+
+impl Ports {
+    fn take(&self, port: Option<u32>) -> Option<UnixStream> {
+        self.0.lock().unwrap().remove(&port?)
+    }
+
+    fn add(&self, port: u32, stream: UnixStream) {
+        self.0.lock().unwrap().insert(port, stream);
+    }
 }
 
 struct Play {
     part: Part,
-    channel: Channel,
-    ports: HashMap<u32, UnixStream>,
+    channel: Arc<Channel>,
+    ports: Ports,
 }
 
 impl Play {
@@ -71,13 +94,15 @@ impl Play {
         let vmm_api::Request::Boot(config) = request else { panic!("{request:?}") };
         self.boot(id, &config, fds);
         // The ports are asked for at once; a supervisor sends nothing more by itself.
-        while !self.ports.contains_key(&CONTROL_PORT) {
+        let control = loop {
             let (ToVmm { id, request }, mut fds) = self.channel.receive().unwrap();
             let vmm_api::Request::ListenVsock { port } = request else { panic!("{request:?}") };
-            self.ports.insert(port, fds.remove(0).into());
+            self.ports.add(port, fds.remove(0).into());
             self.reply(id, Ok(vmm_api::Reply::Done));
-        }
-        let control = self.ports.remove(&CONTROL_PORT).unwrap();
+            if let Some(control) = self.ports.take(Some(CONTROL_PORT)) {
+                break control;
+            }
+        };
         Agent { control, play: &mut self }.play();
         // The machine runs until its supervisor ends it.
         self.wait_for_the_end();
@@ -123,16 +148,43 @@ impl Play {
 
     fn wait_for_the_end(&self) -> ! {
         loop {
-            if let Err(ChannelError::Closed) = self.channel.receive::<ToVmm>() {
-                self.end(0);
+            let (id, request, mut fds) = match self.channel.receive::<ToVmm>() {
+                Ok((ToVmm { id, request }, fds)) => (id, request, fds),
+                Err(ChannelError::Closed) => self.end(0),
+                Err(_) => continue,
+            };
+            if let vmm_api::Request::ListenVsock { port } = request {
+                self.ports.add(port, fds.remove(0).into());
             }
+            self.reply(id, Ok(vmm_api::Reply::Done));
         }
+    }
+
+    /// What a launcher may ask of a machine that runs.
+    fn serve_launcher(&self) {
+        let play =
+            Self { part: self.part, channel: Arc::clone(&self.channel), ports: self.ports.clone() };
+        std::thread::spawn(move || play.wait_for_the_end());
     }
 
     #[expect(clippy::disallowed_methods, reason = "no test's result may follow")]
     fn end(&self, status: i32) -> ! {
         std::process::exit(status)
     }
+}
+
+/// A terminal whose program repeats what it reads, and tells when it is hung up.
+fn echo(mut terminal: UnixStream) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        while let Ok(count @ 1..) = terminal.read(&mut buffer) {
+            drop(terminal.write_all(b"read "));
+            drop(terminal.write_all(&buffer[..count]));
+        }
+        if let Ok(file) = std::env::var(HANG_UP) {
+            std::fs::write(file, "hung up").unwrap();
+        }
+    });
 }
 
 struct Agent<'p> {
@@ -185,8 +237,13 @@ impl Agent<'_> {
                     fail(ErrorKind::ProgramNotExecutable)
                 }
                 (Request::CreateContainer(_), Part::StepFailed) => fail(ErrorKind::Failed),
-                (Request::CreateContainer(plan), _) => {
+                (Request::CreateContainer(plan), part) => {
                     (stdio, id) = (plan.init.stdio, plan.id);
+                    if matches!(part, Part::Live | Part::Deaf) {
+                        let created = Ok(Reply::Created { pid: 2, at_ns: 70 });
+                        self.say(&GuestMessage::Reply { id: request_id, result: created });
+                        return self.live(&id, &stdio);
+                    }
                     Ok(Reply::Created { pid: 2, at_ns: 70 })
                 }
                 (Request::StartContainer { .. }, _) => Ok(Reply::Started { pid: 2, at_ns: 80 }),
@@ -202,7 +259,7 @@ impl Agent<'_> {
 
     /// The program runs.
     fn container(mut self, id: &str, stdio: &StdioPlan) {
-        let mut take = |port: Option<u32>| port.and_then(|port| self.play.ports.remove(&port));
+        let take = |port: Option<u32>| self.play.ports.take(port);
         let (input, output, error) = (take(stdio.stdin), take(stdio.stdout), take(stdio.stderr));
         if self.play.part == Part::Cat {
             std::io::copy(&mut input.unwrap(), &mut output.unwrap()).unwrap();
@@ -241,6 +298,51 @@ impl Agent<'_> {
         self.exited(id, status, self.play.part == Part::OutOfMemory);
     }
 
+    /// A container that is asked for one thing after another.
+    fn live(mut self, id: &str, stdio: &StdioPlan) {
+        self.play.serve_launcher();
+        let take = |port: Option<u32>| self.play.ports.take(port);
+        let terminal = stdio.terminal.and_then(|terminal| take(Some(terminal.port)));
+        let mut output = terminal.or(take(stdio.stdout));
+        let mut error = take(stdio.stderr);
+        let input = output.as_ref().map(|output| output.try_clone().unwrap());
+        loop {
+            let Some(HostMessage { id: request_id, request }) = self.hear() else { return };
+            let mut end = None;
+            let mut reply = Reply::Done;
+            let mut tell = |text: String| {
+                output.as_mut().map(|output| output.write_all(text.as_bytes()));
+            };
+            match request {
+                Request::StartContainer { .. } => {
+                    reply = Reply::Started { pid: 2, at_ns: 80 };
+                    tell("out\n".to_owned());
+                    error.as_mut().map(|error| error.write_all(b"err\n"));
+                    if let (Some(terminal), Some(_)) = (&input, stdio.terminal) {
+                        echo(terminal.try_clone().unwrap());
+                    }
+                }
+                Request::Signal { .. } if self.play.part == Part::Deaf => continue,
+                Request::Signal { signal: signal @ (9 | 15), .. } => end = Some(signal),
+                Request::Signal { signal, all, .. } => tell(format!("signal {signal} {all}\n")),
+                Request::ResizeTerminal { size, .. } => {
+                    tell(format!("size {} {}\n", size.rows, size.columns));
+                }
+                Request::SetTime { .. } => tell("time\n".to_owned()),
+                other => panic!("{other:?}"),
+            }
+            self.say(&GuestMessage::Reply { id: request_id, result: Ok(reply) });
+            if let Some(signal) = end {
+                // A terminal's session ends with its first process.
+                if let Some(terminal) = input.filter(|_| stdio.terminal.is_some()) {
+                    terminal.shutdown(std::net::Shutdown::Write).unwrap();
+                }
+                drop((output, error));
+                self.exited(id, ExitStatus::Signaled(signal), false);
+            }
+        }
+    }
+
     fn wait_for_signal(&mut self) -> ExitStatus {
         match self.hear() {
             Some(HostMessage { id, request: Request::Signal { signal, .. } }) => {
@@ -260,6 +362,11 @@ impl Agent<'_> {
             at_ns: 90,
         }));
         // The agent stays connected until the machine is ended.
+        if matches!(self.play.part, Part::Live | Part::Deaf) {
+            loop {
+                std::thread::park();
+            }
+        }
         self.play.wait_for_the_end()
     }
 
