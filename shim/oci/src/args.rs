@@ -61,12 +61,18 @@ pub(crate) enum Command {
     Create(Create),
     /// Delete a container that is stopped
     Delete(Delete),
+    /// Execute a further process in a running container
+    Exec(Exec),
     /// Print what this runtime can do
     Features,
     /// Send a signal to a container
     Kill(Kill),
     /// List the containers
     List(List),
+    /// Stop the machine of a running container
+    Pause(Target),
+    /// Let the machine of a paused container go on
+    Resume(Target),
     /// Create a container, start it and, in the foreground, see it to its end
     Run(Run),
     /// Write a config.json to start from
@@ -187,6 +193,97 @@ pub(crate) enum ListFormat {
     Json,
 }
 
+/// `ringfence exec`.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// File with what process is in a config.json, in place of the options and the command
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "user", "additional_gids", "cwd", "env", "cap", "no_new_privs", "command",
+        ]
+    )]
+    pub(crate) process: Option<PathBuf>,
+    /// A terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// User id, and group id behind a colon
+    #[arg(short, long, value_name = "UID[:GID]", value_parser = parse_user)]
+    pub(crate) user: Option<User>,
+    /// A further supplementary group
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub(crate) additional_gids: Vec<u32>,
+    /// Working directory in the container
+    #[arg(long, value_name = "DIR", value_parser = parse_cwd)]
+    pub(crate) cwd: Option<String>,
+    /// A variable of the environment
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    pub(crate) env: Vec<String>,
+    /// A further capability
+    #[arg(short, long, value_name = "CAP_NAME", value_parser = parse_capability)]
+    pub(crate) cap: Vec<u64>,
+    /// Without a way to more privileges
+    #[arg(long)]
+    pub(crate) no_new_privs: bool,
+    /// Return when the process runs
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Where to write the id of the process that stands for it on the host
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Who takes the master of the process's terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// Refused unless 0: descriptors cannot be handed into a virtual machine
+    #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
+    pub(crate) preserve_fds: u32,
+    /// Id of the container
+    pub(crate) id: String,
+    /// Program and arguments
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required_unless_present = "process"
+    )]
+    pub(crate) command: Vec<String>,
+}
+
+/// A user and perhaps a group, as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: Option<u32>,
+}
+
+fn parse_user(text: &str) -> Result<User, String> {
+    let number = |text: &str| {
+        text.parse().map_err(|_| format!("{text:?} is no number; names are the image's own"))
+    };
+    match text.split_once(':') {
+        None => Ok(User { uid: number(text)?, gid: None }),
+        Some((uid, gid)) => Ok(User { uid: number(uid)?, gid: Some(number(gid)?) }),
+    }
+}
+
+fn parse_cwd(text: &str) -> Result<String, String> {
+    let is_absolute = text.starts_with('/');
+    if is_absolute { Ok(text.to_owned()) } else { Err("it must be an absolute path".to_owned()) }
+}
+
+fn parse_variable(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("a variable of the environment is NAME=VALUE".to_owned()),
+    }
+}
+
+fn parse_capability(text: &str) -> Result<u64, String> {
+    let unknown = || "Linux has no such capability; a name begins with CAP_".to_owned();
+    sandbox::spec::capability_bit(text).ok_or_else(unknown)
+}
+
 /// `ringfence supervise`.
 #[derive(Debug, Args)]
 pub(crate) struct Supervise {
@@ -286,9 +383,34 @@ mod tests {
     }
 
     #[test]
+    fn a_process_has_options_before_the_id_and_its_own_behind_it() {
+        let line = "exec -t -u 1:2 -g 3 -g 4 --cwd /x -e A=1 -e B= -c CAP_KILL c1 ls -t --user";
+        let Command::Exec(exec) = parse_line(line) else { panic!() };
+        assert_eq!(exec.command, ["ls", "-t", "--user"]);
+        assert_eq!(exec.user, Some(User { uid: 1, gid: Some(2) }));
+        assert_eq!((exec.additional_gids, exec.cap), (vec![3, 4], vec![32]));
+        assert_eq!(exec.env, ["A=1", "B="]);
+        let Command::Exec(exec) = parse_line("exec -d --pid-file /p --process /f c1") else {
+            panic!()
+        };
+        assert!(exec.detach && exec.command.is_empty());
+        for line in [
+            "exec c1",
+            "exec --process /f c1 ls",
+            "exec --process /f -u 1 c1",
+            "exec -u root c1 ls",
+            "exec -e A c1 ls",
+            "exec -c KILL c1 ls",
+            "exec --cwd x c1 ls",
+        ] {
+            assert!(parse_words(line.split(' ').map(OsString::from).collect()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn other_verbs_are_kept_with_their_words() {
-        let Command::Other(words) = parse_line("exec --tty c1 sh") else { panic!() };
-        assert_eq!(words, ["exec", "--tty", "c1", "sh"]);
+        let Command::Other(words) = parse_line("update --memory 1 c1") else { panic!() };
+        assert_eq!(words, ["update", "--memory", "1", "c1"]);
     }
 
     #[test]

@@ -35,9 +35,12 @@ fn execute(arguments: Arguments, began_ns: u64) -> Result<u8, CommandError> {
     match command {
         Command::Create(create) => commands::create::execute(&global, &create),
         Command::Delete(delete) => commands::manage::delete(&global, &delete),
+        Command::Exec(exec) => commands::exec::execute(global, exec),
         Command::Features => commands::features::execute(),
         Command::Kill(kill) => commands::manage::kill(&global, &kill),
         Command::List(list) => commands::list::execute(&global, &list),
+        Command::Pause(target) => commands::manage::pause(&global, &target),
+        Command::Resume(target) => commands::manage::resume(&global, &target),
         Command::Run(run) => commands::run::execute(global, run, began_ns),
         Command::Spec(spec) => commands::spec::execute(&spec),
         Command::Start(target) => commands::manage::start(&global, &target),

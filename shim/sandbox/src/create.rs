@@ -28,7 +28,7 @@ use crate::vm_process::{Asked, VmError, VmProcess};
 use agent_client::{Client, ClientError, Connection, Hello};
 use agent_protocol::{
     CONTROL_PORT, ContainerPlan, ErrorKind as AgentErrorKind, Event, FIRST_STREAM_PORT,
-    GuestConfig, SeccompPlan, StdioPlan, VERSION,
+    GuestConfig, ProcessPlan, SeccompPlan, StdioPlan, VERSION,
 };
 use rustix::time::{ClockId, clock_gettime};
 use std::io;
@@ -72,6 +72,8 @@ pub(crate) struct Ready {
     pub(crate) guest: Guest,
     pub(crate) streams: Streams,
     pub(crate) terminal: Option<HostTerminal>,
+    /// The first process, as it was made.
+    pub(crate) init: ProcessPlan,
     pub(crate) hooks: Hooks,
     pub(crate) hook_state: ContainerState,
 }
@@ -295,11 +297,12 @@ impl Booted {
         let step = "creating the container";
         // runtime-spec, lifecycle steps 3 and 4.
         hooks::run(&self.hooks.before_create, &self.hook_state).await?;
+        let init = self.plan.init.clone();
         let created = self.guest.client.create_container(self.plan, self.guest.deadline);
         let created = self.guest.state.watch(&mut self.guest.vm, signals, step, created).await?;
         timeline.mark_guest(Moment::Created, created.at_ns);
         let Self { guest, streams, terminal, plan: _, hooks, hook_state } = self;
-        Ok(Ready { guest, streams, terminal, hooks, hook_state })
+        Ok(Ready { guest, streams, terminal, init, hooks, hook_state })
     }
 }
 

@@ -87,6 +87,9 @@ pub enum SandboxError {
         /// How long it was waited for.
         patience: Duration,
     },
+    /// A supervisor was killed while a process ran.
+    #[error("the container's supervisor has ended, and with it the container and this process")]
+    SupervisorGone,
     /// The VMM does not answer.
     #[error("the virtual machine monitor did not answer within {} ms", deadline.as_millis())]
     MachineHangs {
@@ -225,7 +228,7 @@ impl SandboxError {
         match self {
             Self::ProgramMissing(_) => ErrorKind::ProgramMissing,
             Self::ProgramNotExecutable(_) => ErrorKind::ProgramNotExecutable,
-            Self::VmDied { .. } => ErrorKind::VmDied,
+            Self::VmDied { .. } | Self::SupervisorGone => ErrorKind::VmDied,
             Self::Agent { .. } => ErrorKind::AgentFailed,
             Self::Detach(error) => error.kind(),
             Self::Control(ControlError::Refused { kind, .. }) => *kind,

@@ -4,7 +4,7 @@
 //! live, says where a container is. So `state` is right, and quick, whatever was killed.
 
 use crate::container_id::ContainerId;
-use crate::control::{Connection, ControlError, Request};
+use crate::control::{Answer, Connection, ControlError, ExecRequest, Request};
 use crate::error::SandboxError;
 use crate::hooks::ContainerState;
 use crate::policy::{self, Operation};
@@ -13,6 +13,7 @@ use crate::run::run_after_stop;
 use crate::store::{Deletion, End, Record, Status, StoreError, Stored};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -110,22 +111,52 @@ impl Container {
         self.ask(Operation::Resume, Request::Resume)
     }
 
+    /// Whether it can have a further process.
+    pub(crate) fn check_exec(&self) -> Result<(), SandboxError> {
+        self.check(Operation::Exec, self.stored.record.status())
+    }
+
+    /// Has a further process executed: the connection on which its end is told, its name, and the
+    /// ends of its streams.
+    pub(crate) fn exec(
+        &self,
+        request: ExecRequest,
+    ) -> Result<(Connection, String, Vec<OwnedFd>), SandboxError> {
+        let connection = self.told(Operation::Exec, Connection::open(&self.stored.path))?;
+        let answer = connection.call(Request::Exec(Box::new(request)));
+        match self.told(Operation::Exec, answer)? {
+            (Answer::Started { process }, ends) => Ok((connection, process, ends)),
+            _ => Err(ControlError::WrongAnswer.into()),
+        }
+    }
+
+    /// Its directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.stored.path
+    }
+
     fn ask(&self, operation: Operation, request: Request) -> Result<(), SandboxError> {
         self.check(operation, self.stored.record.status())?;
         let asked =
             Connection::open(&self.stored.path).and_then(|connection| connection.done(request));
-        match asked {
-            // Most likely it has ended since; then that is what there is to say.
-            Err(error @ (ControlError::Connect { .. } | ControlError::Closed)) => {
-                let status = Stored::load(&self.root, &self.id)
-                    .map_or(Status::Stopped, |stored| stored.record.status());
-                if status == Status::Stopped {
-                    self.check(operation, status)?;
-                }
-                Err(error.into())
+        self.told(operation, asked)
+    }
+
+    /// A supervisor that cannot be reached has most likely ended since; then that is what there is
+    /// to say.
+    fn told<T>(
+        &self,
+        operation: Operation,
+        asked: Result<T, ControlError>,
+    ) -> Result<T, SandboxError> {
+        if let Err(ControlError::Connect { .. } | ControlError::Closed) = &asked {
+            let status = Stored::load(&self.root, &self.id)
+                .map_or(Status::Stopped, |stored| stored.record.status());
+            if status == Status::Stopped {
+                self.check(operation, status)?;
             }
-            other => Ok(other?),
         }
+        Ok(asked?)
     }
 
     fn check(&self, operation: Operation, status: Status) -> Result<(), SandboxError> {

@@ -50,6 +50,7 @@ pub(crate) enum Operation {
     Kill,
     Pause,
     Resume,
+    Exec,
 }
 
 const SIGHUP: u8 = 1;
@@ -88,16 +89,18 @@ pub(crate) fn on_call(status: Status, operation: Operation) -> Result<(), &'stat
         (Operation::Start, Created)
         | (Operation::Kill, Created | Running | Paused)
         | (Operation::Pause, Running)
-        | (Operation::Resume, Paused) => Ok(()),
+        | (Operation::Resume, Paused)
+        | (Operation::Exec, Running) => Ok(()),
         (Operation::Start, Running | Paused) => Err("it was started already"),
         (Operation::Start, Stopped) => Err("cannot start a container that has stopped"),
         (Operation::Pause, Paused) => Err("it is paused already"),
         (Operation::Resume, Created | Running) => Err("it is not paused"),
-        (Operation::Pause, Created) => Err("container not running: it was not started"),
-        (_, Creating) => Err("it is still being created"),
-        (Operation::Kill | Operation::Pause | Operation::Resume, Stopped) => {
-            Err("container not running")
+        (Operation::Exec, Paused) => Err("it is paused"),
+        (Operation::Pause | Operation::Exec, Created) => {
+            Err("container not running: it was not started")
         }
+        (_, Creating) => Err("it is still being created"),
+        (_, Stopped) => Err("container not running"),
     }
 }
 
@@ -148,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_table_of_calls() {
-        use Operation::{Kill, Pause, Resume, Start};
+        use Operation::{Exec, Kill, Pause, Resume, Start};
         use Status::{Created, Creating, Paused, Running, Stopped};
         let allowed = [
             (Start, Created),
@@ -157,8 +160,9 @@ mod tests {
             (Kill, Paused),
             (Pause, Running),
             (Resume, Paused),
+            (Exec, Running),
         ];
-        for operation in [Start, Kill, Pause, Resume] {
+        for operation in [Start, Kill, Pause, Resume, Exec] {
             for status in [Creating, Created, Running, Paused, Stopped] {
                 let expected = allowed.contains(&(operation, status));
                 assert_eq!(

@@ -200,11 +200,11 @@ async fn run_ready(
 }
 
 /// A supervisor holds no file system but those of its container.
-fn leave_directory() -> Result<(), SandboxError> {
+pub(crate) fn leave_directory() -> Result<(), SandboxError> {
     std::env::set_current_dir("/").map_err(SandboxError::Events)
 }
 
-fn write_pid_file(path: &Path) -> Result<(), SandboxError> {
+pub(crate) fn write_pid_file(path: &Path) -> Result<(), SandboxError> {
     let text = std::process::id().to_string();
     std::fs::write(path, text).map_err(|source| SandboxError::Write {
         option: "--pid-file",

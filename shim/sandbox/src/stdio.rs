@@ -19,13 +19,17 @@ use rustix::net::{Shutdown, shutdown};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Bytes that a thread moves at once.
 const BUFFER: usize = 64 * 1024;
+/// After so long without output a stream that others hold open is left.
+const QUIET: Duration = Duration::from_millis(250);
+/// After so long one is left that they write to.
+const SETTLED: Duration = Duration::from_secs(5);
 /// A thread moves bytes and has no deep calls.
 const STACK: usize = 128 * 1024;
 
@@ -197,8 +201,16 @@ pub(crate) struct Relays {
 struct Output {
     stream: &'static str,
     end: oneshot::Receiver<Result<(), io::Error>>,
-    /// The thread waits for the caller's reader, not for the guest.
-    writing: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+}
+
+/// What a thread that carries output is doing.
+#[derive(Debug, Default)]
+struct Progress {
+    /// It waits for the caller's reader, not for the guest.
+    writing: AtomicBool,
+    /// How often it has got something from the guest.
+    reads: AtomicU64,
 }
 
 impl Relays {
@@ -213,22 +225,51 @@ impl Relays {
         }
         result
     }
+
+    /// Waits until the output of a process that has ended is written. Whatever the process has
+    /// written is on its way when its end is told: a stream that others hold open is not waited for
+    /// once nothing comes.
+    pub(crate) async fn settle(self) -> Result<(), StdioError> {
+        let until = Instant::now() + SETTLED;
+        let mut result = Ok(());
+        for output in self.outputs {
+            result = result.and(output.settle(until).await);
+        }
+        result
+    }
 }
 
 impl Output {
+    async fn settle(mut self, until: Instant) -> Result<(), StdioError> {
+        let mut seen = None;
+        loop {
+            if let Ok(end) = tokio::time::timeout(QUIET, &mut self.end).await {
+                return self.ended(end);
+            }
+            let reads = Some(self.progress.reads.load(Ordering::Relaxed));
+            let writes = self.progress.writing.load(Ordering::Relaxed);
+            if !writes && (reads == seen || Instant::now() > until) {
+                return Ok(());
+            }
+            seen = reads;
+        }
+    }
+
+    fn ended(
+        &self,
+        end: Result<io::Result<()>, oneshot::error::RecvError>,
+    ) -> Result<(), StdioError> {
+        // A thread that is gone without a word has panicked.
+        let end = end.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::BrokenPipe)));
+        end.map_err(|source| StdioError::Lost { stream: self.stream, source })
+    }
+
     async fn drain(mut self, patience: Duration) -> Result<(), StdioError> {
-        let stream = self.stream;
         loop {
             match tokio::time::timeout(patience, &mut self.end).await {
-                Ok(Ok(Ok(()))) => return Ok(()),
-                Ok(Ok(Err(source))) => return Err(StdioError::Lost { stream, source }),
-                // The thread is gone without a word: it has panicked.
-                Ok(Err(_)) => {
-                    let source = io::Error::from(io::ErrorKind::BrokenPipe);
-                    return Err(StdioError::Lost { stream, source });
-                }
-                Err(_) if self.writing.load(Ordering::Relaxed) => {}
-                Err(_) => return Err(StdioError::Stuck { stream, patience }),
+                Ok(end) => return self.ended(end),
+                Err(_) if self.progress.writing.load(Ordering::Relaxed) => {}
+                Err(_) => return Err(StdioError::Stuck { stream: self.stream, patience }),
             }
         }
     }
@@ -236,8 +277,8 @@ impl Output {
 
 fn start_output(sink: HostEnd, socket: OwnedFd) -> io::Result<Output> {
     let (sender, end) = oneshot::channel();
-    let writing = Arc::new(AtomicBool::new(false));
-    let shared = Arc::clone(&writing);
+    let progress = Arc::new(Progress::default());
+    let shared = Arc::clone(&progress);
     let stream = sink.name();
     let name = sink.thread_name().to_owned();
     thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
@@ -252,11 +293,11 @@ fn start_output(sink: HostEnd, socket: OwnedFd) -> io::Result<Output> {
         // Nobody waits for a stream whose machine has died.
         drop(sender.send(result));
     })?;
-    Ok(Output { stream, end, writing })
+    Ok(Output { stream, end, progress })
 }
 
 /// From the guest to the caller, until the guest ends it.
-fn carry_output(socket: &OwnedFd, sink: BorrowedFd<'_>, writing: &AtomicBool) -> io::Result<()> {
+fn carry_output(socket: &OwnedFd, sink: BorrowedFd<'_>, progress: &Progress) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
         let count = match read_some(socket, &mut buffer) {
@@ -264,9 +305,10 @@ fn carry_output(socket: &OwnedFd, sink: BorrowedFd<'_>, writing: &AtomicBool) ->
             Ok(count) => count,
             Err(errno) => return Err(errno.into()),
         };
-        writing.store(true, Ordering::Relaxed);
+        progress.reads.fetch_add(1, Ordering::Relaxed);
+        progress.writing.store(true, Ordering::Relaxed);
         write_all(sink, buffer.get(..count).unwrap_or_default())?;
-        writing.store(false, Ordering::Relaxed);
+        progress.writing.store(false, Ordering::Relaxed);
     }
 }
 
@@ -340,11 +382,11 @@ mod tests {
     fn output_is_carried_to_its_end() {
         let (ours, mut guest) = pair();
         let (mut reader, writer) = io::pipe().unwrap();
-        let writing = AtomicBool::new(false);
+        let progress = Progress::default();
         thread::scope(|scope| {
             scope.spawn(move || guest.write_all(&vec![7; 300_000]).unwrap());
             let carried = scope.spawn(|| {
-                let result = carry_output(&ours, writer.as_fd(), &writing);
+                let result = carry_output(&ours, writer.as_fd(), &progress);
                 drop(writer);
                 result
             });
@@ -366,7 +408,7 @@ mod tests {
         ] {
             let (ours, mut guest) = pair();
             guest.write_all(b"lost").unwrap();
-            let error = carry_output(&ours, sink.as_fd(), &AtomicBool::new(false)).unwrap_err();
+            let error = carry_output(&ours, sink.as_fd(), &Progress::default()).unwrap_err();
             assert_eq!(error.kind(), kind);
         }
     }
@@ -388,11 +430,18 @@ mod tests {
     #[tokio::test]
     async fn a_guest_that_does_not_end_its_stream_has_patience() {
         let (sender, end) = oneshot::channel();
-        let output =
-            Output { stream: "standard output", end, writing: Arc::new(AtomicBool::new(false)) };
+        let output = Output { stream: "standard output", end, progress: Arc::default() };
         let relays = Relays { outputs: vec![output] };
         let error = relays.drain(Duration::from_millis(20)).await.unwrap_err();
         assert!(matches!(error, StdioError::Stuck { .. }), "{error}");
+        drop(sender);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_others_hold_open_is_left() {
+        let (sender, end) = oneshot::channel();
+        let output = Output { stream: "standard output", end, progress: Arc::default() };
+        Relays { outputs: vec![output] }.settle().await.unwrap();
         drop(sender);
     }
 

@@ -5,13 +5,14 @@
 //! (the agent's answers, hooks) runs in tasks that report back, so that a slow guest holds up
 //! neither the end of the container nor another command.
 
-use crate::control::{Answer, Call, Clients, Replier, Request, Server};
+use crate::control::{Answer, Call, Clients, ExecRequest, Replier, Request, Server};
 use crate::create::{Guest, Ready};
 use crate::detach::Handover;
 use crate::error::SandboxError;
 use crate::error_kind::ErrorKind;
 use crate::hooks::{self, ContainerState, HookError};
 use crate::policy::{self, Operation, SignalAction, Situation};
+use crate::processes::Processes;
 use crate::signals::{Received, Signals};
 use crate::spec::Hooks;
 use crate::stdio::{Relays, Streams};
@@ -21,6 +22,7 @@ use crate::timeline::{Moment, Timeline};
 use crate::vm_process::VmError;
 use agent_client::{ClientError, Started};
 use agent_protocol::{Event, ExitStatus, INIT_PROCESS};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -29,6 +31,8 @@ use tokio::task::JoinHandle;
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// How long clients may take to fetch the answers that are left when a supervisor ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long the ends of other processes may take to be told after the first one's.
+const LAST_EXITS: Duration = Duration::from_secs(1);
 /// Bytes of the reason that is written down.
 const MAX_REASON: usize = 8 << 10;
 const SIGKILL: u8 = 9;
@@ -92,6 +96,7 @@ pub(crate) struct Supervisor {
     hooks: Hooks,
     hook_state: ContainerState,
     start: Option<Start>,
+    processes: Processes,
     calls: mpsc::Receiver<Call>,
     clients: Clients,
     /// Signals that wait for a paused machine.
@@ -106,7 +111,7 @@ impl Supervisor {
     /// # Errors
     /// [`SandboxError::RawMode`].
     pub(crate) fn new(ready: Ready, owner: Owner, server: Server) -> Result<Self, SandboxError> {
-        let Ready { guest, streams, terminal, hooks, hook_state } = ready;
+        let Ready { guest, streams, terminal, init, hooks, hook_state } = ready;
         let raw_mode = match &terminal {
             Some(HostTerminal::Caller) => Some(RawMode::enter().map_err(SandboxError::RawMode)?),
             Some(HostTerminal::Console(_)) | None => None,
@@ -121,6 +126,7 @@ impl Supervisor {
             hooks,
             hook_state,
             start: None,
+            processes: Processes::new(init),
             calls: server.calls,
             clients: server.clients,
             held_back: Vec::new(),
@@ -146,6 +152,9 @@ impl Supervisor {
         let result = self.see_to_the_end(signals, timeline).await;
         drop(self.raw_mode.take());
         self.refuse_start(&result);
+        if let Err(error) = &result {
+            self.processes.fail_all(error.kind(), &crate::text::chain(error));
+        }
         self.clear_away(&result).await;
         result
     }
@@ -168,9 +177,12 @@ impl Supervisor {
                 signal = signals.next() => {
                     self.on_signal(signal.map_err(SandboxError::Events)?);
                 }
+                Some(event) = self.guest.events.recv() => drop(self.on_event(event, timeline)),
+                outcome = self.processes.next_started() => self.processes.on_started(outcome),
                 Some(call) = self.calls.recv() => self.on_call(call).await?,
             }
         };
+        self.see_processes_end(timeline).await;
         timeline.mark(Moment::Reported);
         drained?;
         Ok(exit)
@@ -211,14 +223,35 @@ impl Supervisor {
                     self.guest.vm.kill();
                     return Ok(Exit { status: 128 | SIGKILL, out_of_memory: false });
                 }
+                outcome = self.processes.next_started() => self.processes.on_started(outcome),
                 Some(call) = self.calls.recv() => self.on_call(call).await?,
             }
         }
     }
 
+    /// With the first process every other one has ended; the agent tells how.
+    async fn see_processes_end(&mut self, timeline: &mut Timeline) {
+        let told = async {
+            while !self.processes.is_empty() {
+                tokio::select! {
+                    event = self.guest.events.recv() => match event {
+                        Some(event) => drop(self.on_event(event, timeline)),
+                        None => return,
+                    },
+                    outcome = self.processes.next_started() => self.processes.on_started(outcome),
+                }
+            }
+        };
+        drop(tokio::time::timeout(LAST_EXITS, told).await);
+        self.processes.end_all();
+    }
+
     /// The container's end, if the event is that.
-    fn on_event(&self, event: Event, timeline: &mut Timeline) -> Option<Exit> {
+    fn on_event(&mut self, event: Event, timeline: &mut Timeline) -> Option<Exit> {
         let Event::ProcessExited { container, process, status, oom_killed, at_ns } = event;
+        if container == self.guest.id.as_str() && self.processes.on_exit(&process, status) {
+            return None;
+        }
         if container != self.guest.id.as_str() || process != INIT_PROCESS {
             tracing::warn!("the agent tells of a process {process:?} that was not started");
             return None;
@@ -327,38 +360,102 @@ async fn next_step(start: &mut Option<Start>) -> StepDone {
 impl Supervisor {
     async fn on_call(&mut self, call: Call) -> Result<(), SandboxError> {
         let Call { request, replier } = call;
-        let operation = match request {
+        let operation = match &request {
             Request::Start => Operation::Start,
             Request::Kill { .. } => Operation::Kill,
             Request::Pause => Operation::Pause,
             Request::Resume => Operation::Resume,
+            Request::Exec(_) => Operation::Exec,
+            Request::SignalProcess { .. } | Request::ResizeProcess { .. } => {
+                self.on_process_call(request, replier);
+                return Ok(());
+            }
         };
         if let Err(problem) = policy::on_call(self.status, operation) {
             replier.answer(self.refusal(problem));
             return Ok(());
         }
-        match request {
-            Request::Start if self.start.is_some() => {
-                replier.answer(self.refusal("it is being started"));
+        let done = match request {
+            Request::Start if self.start.is_some() => Err("it is being started".to_owned()),
+            Request::Start => {
+                self.begin_start(Starter::Client(replier));
+                return Ok(());
             }
-            Request::Start => self.begin_start(Starter::Client(replier)),
+            Request::Exec(request) => return self.exec(*request, replier).await,
             Request::Kill { signal, all } => {
                 if signal == SIGKILL && self.status == Status::Paused {
-                    self.resume().await?;
+                    // What is refused here is told when the signal does not arrive.
+                    drop(self.resume().await?);
                 }
                 self.send(signal, all, Some(replier));
+                return Ok(());
             }
-            Request::Pause => {
-                self.ask_machine(vmm_api::Request::Pause).await?;
-                self.set_status(Status::Paused)?;
-                replier.answer(Answer::Done);
+            Request::Pause => self.pause().await?,
+            Request::Resume => self.resume().await?,
+            Request::SignalProcess { .. } | Request::ResizeProcess { .. } => Ok(()),
+        };
+        replier.answer(match done {
+            Ok(()) => Answer::Done,
+            Err(problem) => self.refusal(&problem),
+        });
+        Ok(())
+    }
+
+    /// A call about a process of `exec`.
+    fn on_process_call(&mut self, request: Request, replier: Replier) {
+        let (Request::SignalProcess { process, .. } | Request::ResizeProcess { process, .. }) =
+            &request
+        else {
+            return;
+        };
+        if !self.processes.is_known(process) {
+            replier.answer(self.refusal("it has no such process"));
+            return;
+        }
+        let client = self.guest.client.clone();
+        let (id, deadline) = (self.guest.id.clone(), self.guest.deadline);
+        drop(tokio::spawn(async move {
+            let sent = match request {
+                Request::SignalProcess { process, signal } => {
+                    client.signal(id.as_str(), &process, signal, deadline).await
+                }
+                Request::ResizeProcess { process, size } => {
+                    client.resize_terminal(id.as_str(), &process, size, deadline).await
+                }
+                _ => Ok(()),
+            };
+            replier.answer(signal_answer(id.as_str(), &sent));
+        }));
+    }
+
+    /// A further process: its ports are opened before the agent can look for them.
+    async fn exec(&mut self, request: ExecRequest, replier: Replier) -> Result<(), SandboxError> {
+        let mut prepared = match self.processes.prepare(request) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                replier.answer(self.refusal(&crate::text::chain(&error)));
+                return Ok(());
             }
-            Request::Resume => {
-                self.resume().await?;
-                replier.answer(Answer::Done);
+        };
+        for (port, descriptor) in std::mem::take(&mut prepared.ports) {
+            let request = vmm_api::Request::ListenVsock { port };
+            if let Err(problem) = self.ask_machine(request, &[descriptor.as_fd()]).await? {
+                replier.answer(self.refusal(&problem));
+                return Ok(());
             }
         }
+        let container = self.guest.id.as_str().to_owned();
+        let agent = (self.guest.client.clone(), container, self.guest.deadline);
+        self.processes.begin(prepared, replier, agent);
         Ok(())
+    }
+
+    async fn pause(&mut self) -> Result<Result<(), String>, SandboxError> {
+        let done = self.ask_machine(vmm_api::Request::Pause, &[]).await?;
+        if done.is_ok() {
+            self.set_status(Status::Paused)?;
+        }
+        Ok(done)
     }
 
     fn refusal(&self, problem: &str) -> Answer {
@@ -366,8 +463,11 @@ impl Supervisor {
         Answer::refused(ErrorKind::Refused, message)
     }
 
-    async fn resume(&mut self) -> Result<(), SandboxError> {
-        self.ask_machine(vmm_api::Request::Resume).await?;
+    async fn resume(&mut self) -> Result<Result<(), String>, SandboxError> {
+        let done = self.ask_machine(vmm_api::Request::Resume, &[]).await?;
+        if done.is_err() {
+            return Ok(done);
+        }
         self.set_status(Status::Running)?;
         let (client, deadline) = (self.guest.client.clone(), self.guest.deadline);
         drop(tokio::spawn(async move {
@@ -377,18 +477,23 @@ impl Supervisor {
         for signal in std::mem::take(&mut self.held_back) {
             self.send(signal, false, None);
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
-    /// Asks the VMM, which answers at once or is broken.
-    async fn ask_machine(&mut self, request: vmm_api::Request) -> Result<(), SandboxError> {
+    /// Asks the VMM, which answers at once or is broken. The inner error is its refusal.
+    async fn ask_machine(
+        &mut self,
+        request: vmm_api::Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Result<(), String>, SandboxError> {
         let Guest { vm, state, deadline, .. } = &mut self.guest;
         let exchange = async {
-            let asked = vm.ask(request, &[]).await?;
+            let asked = vm.ask(request, fds).await?;
             vm.answer(asked).await
         };
         match tokio::time::timeout(*deadline, exchange).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => Ok(Ok(())),
+            Ok(Err(VmError::Refused(refusal))) => Ok(Err(refusal.to_string())),
             Ok(Err(VmError::Ended(end))) => {
                 Err(SandboxError::VmDied { end, console: state.last_words() })
             }

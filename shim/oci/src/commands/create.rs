@@ -9,14 +9,19 @@ use std::ffi::OsString;
 
 /// Leaves a supervisor behind, which executes the line of this command.
 pub(crate) fn execute(global: &Global, create: &Create) -> Result<u8, CommandError> {
-    refuse_what_is_missing(&create.making)?;
+    refuse_descriptors(create.making.preserve_fds)?;
     detach(global)
 }
 
-/// Starts this program anew with its own line.
+/// Starts this program anew with its own line, for a container.
 pub(super) fn detach(global: &Global) -> Result<u8, CommandError> {
     // A mistake in it is told here, where somebody listens.
     HostConfig::load(global.config.as_deref())?;
+    leave_supervisor()
+}
+
+/// Starts this program anew with its own line.
+pub(super) fn leave_supervisor() -> Result<u8, CommandError> {
     let line: Vec<OsString> = std::env::args_os().skip(1).collect();
     sandbox::leave_supervisor(&["supervise"], line).map_err(sandbox::SandboxError::from)?;
     Ok(0)
@@ -49,10 +54,10 @@ fn options(global: Global, making: Making) -> Result<RunOptions, CommandError> {
     })
 }
 
-pub(super) fn refuse_what_is_missing(making: &Making) -> Result<(), CommandError> {
-    if making.preserve_fds > 0 {
+pub(super) fn refuse_descriptors(count: u32) -> Result<(), CommandError> {
+    if count > 0 {
         return Err(CommandError::Option {
-            option: format!("--preserve-fds {}", making.preserve_fds),
+            option: format!("--preserve-fds {count}"),
             remedy: "descriptors cannot be handed into a virtual machine",
         });
     }

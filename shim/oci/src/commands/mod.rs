@@ -1,6 +1,7 @@
 //! One file for each command: convert, call, convert back.
 
 pub(crate) mod create;
+pub(crate) mod exec;
 pub(crate) mod features;
 pub(crate) mod list;
 pub(crate) mod manage;

@@ -4,8 +4,7 @@ use crate::error::CommandError;
 use std::ffi::OsString;
 
 /// Commands of runc that are not there yet.
-const NOT_YET: [&str; 8] =
-    ["checkpoint", "events", "exec", "pause", "ps", "restore", "resume", "update"];
+const NOT_YET: [&str; 5] = ["checkpoint", "events", "ps", "restore", "update"];
 
 pub(crate) fn refuse(words: &[OsString]) -> CommandError {
     let verb = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();

@@ -7,7 +7,7 @@ use crate::log;
 use sandbox::{Exit, RunOptions};
 
 pub(crate) fn execute(global: Global, run: Run, began_ns: u64) -> Result<u8, CommandError> {
-    create::refuse_what_is_missing(&run.making)?;
+    create::refuse_descriptors(run.making.preserve_fds)?;
     if run.detach {
         return create::detach(&global);
     }

@@ -1,8 +1,8 @@
-//! `ringfence supervise`: what `create` and `run --detach` leave behind. Its exit status is the
-//! container's.
+//! `ringfence supervise`: what `create`, `run --detach` and `exec --detach` leave behind. Its exit
+//! status is the container's, or the process's.
 
 use crate::args::{self, Command, Supervise};
-use crate::commands::create;
+use crate::commands::{create, exec};
 use crate::error::CommandError;
 use crate::log::Log;
 use sandbox::{Handover, ReadyWhen, SandboxError};
@@ -16,6 +16,10 @@ pub(crate) fn execute(supervise: Supervise) -> Result<u8, CommandError> {
     let (options, ready) = match line.command {
         Command::Create(create) => (create::created(line.global, create)?, ReadyWhen::Created),
         Command::Run(run) => (create::run(line.global, run)?, ReadyWhen::Started),
+        Command::Exec(exec) => {
+            let options = exec::options(line.global, exec);
+            return Ok(sandbox::supervise_exec(&options, handover)?);
+        }
         _ => return Err(unknown()),
     };
     Ok(sandbox::supervise(&options, handover, ready)?.status)

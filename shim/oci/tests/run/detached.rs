@@ -332,6 +332,35 @@ fn a_guest_that_does_not_take_the_last_signal_loses_its_machine() {
 }
 
 #[test]
+fn a_machine_can_be_stopped_and_go_on() {
+    let stage = Stage::new(Part::Live);
+    stage.create(Part::Live);
+    stage.say(&["pause", "c1"]).expect(125, "container not running");
+    stage.say(&["start", "c1"]).expect(0, "");
+    stage.wait_for_text("out", "out\n");
+    stage.say(&["resume", "c1"]).expect(125, "is not paused");
+    stage.say(&["pause", "c1"]).expect(0, "");
+    stage.expect_status("paused");
+    stage.say(&["pause", "c1"]).expect(125, "is paused already");
+    stage.say(&["exec", "c1", "exit", "0"]).expect(125, "is paused");
+    stage.say(&["start", "c1"]).expect(125, "started already");
+    stage.say(&["delete", "c1"]).expect(125, "is paused");
+    // It waits for the machine, as for a frozen cgroup.
+    stage.say(&["kill", "c1", "USR1"]).expect(0, "");
+    stage.say(&["kill", "c1", "USR1"]).expect(0, "");
+    stage.say(&["resume", "c1"]).expect(0, "");
+    stage.expect_status("running");
+    wait_until(|| stage.text("out").lines().count() == 3);
+    let mut told: Vec<String> = stage.text("out").lines().map(str::to_owned).collect();
+    told.sort();
+    assert_eq!(told, ["out", "signal 10 false", "time"], "the clock is set");
+    stage.say(&["pause", "c1"]).expect(0, "");
+    stage.say(&["kill", "c1", "KILL"]).expect(0, "");
+    assert_eq!(stage.wait(), 137);
+    stage.delete();
+}
+
+#[test]
 fn run_can_leave_its_container_behind() {
     let stage = Stage::new(Part::Live);
     stage.leave(&["run", "--detach"], &[]).expect(0, "");

@@ -3,8 +3,8 @@
 
 use agent_protocol::{
     AgentError, CONTROL_PORT, ErrorKind, Event, ExitStatus, GuestMessage, HEADER_BYTES,
-    HostMessage, INIT_PROCESS, MAX_GUEST_FRAME, MAX_HOST_FRAME, Reply, Request, StdioPlan, decode,
-    encode, frame_length,
+    HostMessage, INIT_PROCESS, MAX_GUEST_FRAME, MAX_HOST_FRAME, ProcessPlan, Reply, Request,
+    StdioPlan, decode, encode, frame_length,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -306,6 +306,7 @@ impl Agent<'_> {
         let mut output = terminal.or(take(stdio.stdout));
         let mut error = take(stdio.stderr);
         let input = output.as_ref().map(|output| output.try_clone().unwrap());
+        let mut processes: HashMap<String, UnixStream> = HashMap::new();
         loop {
             let Some(HostMessage { id: request_id, request }) = self.hear() else { return };
             let mut end = None;
@@ -323,6 +324,24 @@ impl Agent<'_> {
                     }
                 }
                 Request::Signal { .. } if self.play.part == Part::Deaf => continue,
+                Request::StartProcess { process, plan, .. } => {
+                    match self.start_process(id, request_id, &process, *plan) {
+                        Some(output) => drop(processes.insert(process, output)),
+                        None => drop(processes.remove(&process)),
+                    }
+                    continue;
+                }
+                Request::Signal { process, signal, .. } if !process.is_empty() => {
+                    if let Some(output) = processes.remove(&process) {
+                        // Its program is not asked.
+                        drop(output.shutdown(std::net::Shutdown::Write));
+                        self.tell_exit(id, &process, ExitStatus::Signaled(signal), false);
+                    }
+                }
+                Request::ResizeTerminal { process, size, .. } if !process.is_empty() => {
+                    let text = format!("size {} {}\n", size.rows, size.columns);
+                    processes.get_mut(&process).unwrap().write_all(text.as_bytes()).unwrap();
+                }
                 Request::Signal { signal: signal @ (9 | 15), .. } => end = Some(signal),
                 Request::Signal { signal, all, .. } => tell(format!("signal {signal} {all}\n")),
                 Request::ResizeTerminal { size, .. } => {
@@ -338,7 +357,14 @@ impl Agent<'_> {
                     terminal.shutdown(std::net::Shutdown::Write).unwrap();
                 }
                 drop((output, error));
-                self.exited(id, ExitStatus::Signaled(signal), false);
+                self.tell_exit(id, INIT_PROCESS, ExitStatus::Signaled(signal), false);
+                for (process, output) in processes {
+                    drop(output.shutdown(std::net::Shutdown::Write));
+                    self.tell_exit(id, &process, ExitStatus::Signaled(9), false);
+                }
+                loop {
+                    std::thread::park();
+                }
             }
         }
     }
@@ -354,20 +380,94 @@ impl Agent<'_> {
     }
 
     fn exited(&mut self, id: &str, status: ExitStatus, oom_killed: bool) -> ! {
+        self.tell_exit(id, INIT_PROCESS, status, oom_killed);
+        // The agent stays connected until the machine is ended.
+        self.play.wait_for_the_end()
+    }
+
+    fn tell_exit(&mut self, id: &str, process: &str, status: ExitStatus, oom_killed: bool) {
         self.say(&GuestMessage::Event(Event::ProcessExited {
             container: id.to_owned(),
-            process: INIT_PROCESS.into(),
+            process: process.to_owned(),
             status,
             oom_killed,
             at_ns: 90,
         }));
-        // The agent stays connected until the machine is ended.
-        if matches!(self.play.part, Part::Live | Part::Deaf) {
-            loop {
-                std::thread::park();
+    }
+
+    /// A further process. One that goes on is known by its output.
+    fn start_process(
+        &mut self,
+        id: &str,
+        request: u64,
+        process: &str,
+        plan: ProcessPlan,
+    ) -> Option<UnixStream> {
+        let terminal = plan.stdio.terminal.map(|terminal| Some(terminal.port));
+        let input = self.play.ports.take(plan.stdio.stdin);
+        let mut output = self.play.ports.take(terminal.unwrap_or(plan.stdio.stdout));
+        let mut error = self.play.ports.take(plan.stdio.stderr);
+        let mut reply = |result| self.say(&GuestMessage::Reply { id: request, result });
+        let fail =
+            |kind| Err(AgentError { kind, message: "because the part says so".into(), errno: 2 });
+        match plan.args[0].as_str() {
+            "missing" => {
+                reply(fail(ErrorKind::ProgramMissing));
+                return None;
             }
+            "forbidden" => {
+                reply(fail(ErrorKind::ProgramNotExecutable));
+                return None;
+            }
+            "never" => return None,
+            _ => reply(Ok(Reply::Started { pid: 3, at_ns: 85 })),
         }
-        self.play.wait_for_the_end()
+        let mut tell = |text: &str| output.as_mut().map(|output| output.write_all(text.as_bytes()));
+        match plan.args[0].as_str() {
+            "exit" => {
+                tell("exec out\n");
+                error.as_mut().map(|error| error.write_all(b"exec err\n"));
+                let status = ExitStatus::Exited(plan.args[1].parse().unwrap());
+                self.tell_exit(id, process, status, false);
+            }
+            "show" => {
+                tell(&format!("{:?} {} {:?}\n", plan.env, plan.cwd, plan.user));
+                self.tell_exit(id, process, ExitStatus::Exited(0), false);
+            }
+            "child" => {
+                tell("from a parent\n");
+                // A child of it holds the output open, for ever.
+                std::mem::forget(output.take());
+                self.tell_exit(id, process, ExitStatus::Exited(0), false);
+            }
+            "cat" => {
+                let (mut input, mut output) = (input.unwrap(), output.take().unwrap());
+                let mut control = self.control.try_clone().unwrap();
+                let (id, process) = (id.to_owned(), process.to_owned());
+                std::thread::spawn(move || {
+                    std::io::copy(&mut input, &mut output).unwrap();
+                    drop((input, output));
+                    let message = GuestMessage::Event(Event::ProcessExited {
+                        container: id,
+                        process,
+                        status: ExitStatus::Exited(0),
+                        oom_killed: false,
+                        at_ns: 95,
+                    });
+                    control.write_all(&encode(&message, MAX_GUEST_FRAME).unwrap()).unwrap();
+                });
+            }
+            "wait" => {
+                tell("waiting\n");
+                let output = output.unwrap();
+                if plan.stdio.terminal.is_some() {
+                    echo(output.try_clone().unwrap());
+                }
+                return Some(output);
+            }
+            other => panic!("{other}"),
+        }
+        None
     }
 
     fn say(&mut self, message: &GuestMessage) {

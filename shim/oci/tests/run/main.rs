@@ -3,6 +3,7 @@
 
 mod console;
 mod detached;
+mod exec;
 mod fake_vmm;
 mod harness;
 

@@ -76,6 +76,18 @@ impl Connection {
         }
     }
 
+    /// Waits for the second answer to an `exec`, for as long as its process lives.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) fn wait(&self) -> Result<Answer, ControlError> {
+        self.stream.set_read_timeout(None).map_err(ControlError::Stream)?;
+        match receive::<Answer>(&self.stream, MAX_ANSWER)?.0 {
+            Answer::Refused { kind, message } => Err(ControlError::Refused { kind, message }),
+            answer => Ok(answer),
+        }
+    }
+
     /// Asks for something that has no other answer than that it is done.
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 //! A connection carries one call and its answer, as frames: a length of four bytes, little-endian,
 //! then so many bytes of JSON. A call names the version of this protocol, so that a supervisor of
 //! another build refuses it by name. While a call is worked on the supervisor says so every second:
-//! a client waits for as long as the work takes, and not for one that hangs.
+//! a client waits for as long as the work takes, and not for one that hangs. Only the connection of
+//! an `exec` carries a second answer, when its process has ended.
 //!
 //! Only the user who owns the state directory reaches the socket. Lengths are bounded all the same.
 
@@ -16,6 +17,9 @@ pub(crate) use frame::{receive, send};
 pub(crate) use server::{Call, Clients, Replier, Server};
 
 use crate::error_kind::ErrorKind;
+use crate::spec::ProcessChanges;
+use crate::streams::Wanted;
+use agent_protocol::{ProcessPlan, WindowSize};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
@@ -55,6 +59,31 @@ pub(crate) enum Request {
     Pause,
     /// Let it go on.
     Resume,
+    /// Execute a further process. Answered with [`Answer::Started`], whose descriptors are the ends
+    /// of its streams, and when it has ended with [`Answer::Exited`].
+    Exec(Box<ExecRequest>),
+    /// Send a signal (1 to 64) to a process of `exec`.
+    SignalProcess { process: String, signal: u8 },
+    /// Set the size of the terminal of a process of `exec`.
+    ResizeProcess { process: String, size: WindowSize },
+}
+
+/// A further process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ExecRequest {
+    pub(crate) process: ExecProcess,
+    pub(crate) streams: Wanted,
+    /// It is killed if the connection is closed before it has ended.
+    pub(crate) ends_with_client: bool,
+}
+
+/// What is executed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ExecProcess {
+    /// This; its streams and its personality are not taken from here.
+    Whole(Box<ProcessPlan>),
+    /// The container's first process, with changes.
+    Like(ProcessChanges),
 }
 
 /// What a supervisor answers.
@@ -64,6 +93,10 @@ pub(crate) enum Answer {
     Working,
     /// Done.
     Done,
+    /// A process runs; by this name other calls speak of it.
+    Started { process: String },
+    /// The process has ended with this status, 128 and the number for a signal.
+    Exited { status: u8 },
     /// Not done.
     Refused { kind: ErrorKind, message: String },
 }

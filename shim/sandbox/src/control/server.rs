@@ -27,6 +27,7 @@ const BACKLOG: i32 = 128;
 const QUEUE: usize = 16;
 /// A client's thread has no deep calls; what JSON can nest is bounded by serde_json.
 const STACK: usize = 256 << 10;
+const SIGKILL: u8 = 9;
 /// Answers that wait for their client's thread: the one to the call, and the end of a process.
 const ANSWERS: usize = 2;
 
@@ -128,6 +129,7 @@ fn serve(stream: &UnixStream, calls: &mpsc::Sender<Call>) {
             return;
         }
     };
+    let ends_with_client = matches!(&request, Request::Exec(exec) if exec.ends_with_client);
     let (answers, answer) = sync_channel(ANSWERS);
     if calls.blocking_send(Call { request, replier: Replier { answers } }).is_err() {
         drop(say(stream, &ended(), Vec::new()));
@@ -135,8 +137,18 @@ fn serve(stream: &UnixStream, calls: &mpsc::Sender<Call>) {
     }
     loop {
         match answer.recv_timeout(WORKING) {
-            Ok((answer, fds)) => {
-                drop(say(stream, &answer, fds));
+            Ok((first, fds)) => {
+                drop(say(stream, &first, fds));
+                if let Answer::Started { process } = first {
+                    if ends_with_client {
+                        watch_client(stream, process, calls);
+                    }
+                    // As long as the process lives; if its client is gone there is nobody to tell.
+                    let second = answer.recv().map_or_else(|_| ended(), |(second, _)| second);
+                    drop(say(stream, &second, Vec::new()));
+                    // Whoever watches the client ends too.
+                    drop(stream.shutdown(std::net::Shutdown::Both));
+                }
                 return;
             }
             Err(RecvTimeoutError::Timeout) => {
@@ -150,6 +162,24 @@ fn serve(stream: &UnixStream, calls: &mpsc::Sender<Call>) {
             }
         }
     }
+}
+
+/// Kills a process when its client goes.
+fn watch_client(stream: &UnixStream, process: String, calls: &mpsc::Sender<Call>) {
+    let calls = calls.clone();
+    let Ok(stream) = stream.try_clone() else { return };
+    let watch = move || {
+        // A client says nothing more; what comes is its end. Its deadline is its process's.
+        let forever = stream.set_read_timeout(None);
+        if forever.is_ok() && !matches!(receive_bytes(&stream, 0), Err(ControlError::Closed)) {
+            return;
+        }
+        let (answers, _) = sync_channel(ANSWERS);
+        let request = Request::SignalProcess { process, signal: SIGKILL };
+        drop(calls.blocking_send(Call { request, replier: Replier { answers } }));
+    };
+    let started = thread::Builder::new().name("watch".to_owned()).stack_size(STACK).spawn(watch);
+    drop(started);
 }
 
 fn ended() -> Answer {
