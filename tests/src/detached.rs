@@ -86,8 +86,14 @@ impl Detached {
 
     /// A command about it: the words, its id, and more words.
     #[must_use]
+    pub fn invocation(&self, words: &[&str], more: &[&str]) -> Invocation {
+        Invocation::new(self.program).args(words).arg(&self.id).args(more)
+    }
+
+    /// Such a command, to its end.
+    #[must_use]
     pub fn command(&self, words: &[&str], more: &[&str]) -> Outcome {
-        Invocation::new(self.program).args(words).arg(&self.id).args(more).run()
+        self.invocation(words, more).run()
     }
 
     /// A command about it that has to succeed.

@@ -232,7 +232,7 @@ pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), SandboxError> {
     end(&record, status, deletion.path(), force)?;
     deletion.remove()?;
     // A supervisor in the foreground has run them itself.
-    if record.detached || !was_alive {
+    if record.was_created() && (record.detached || !was_alive) {
         run_hooks(record)?;
     }
     Ok(())

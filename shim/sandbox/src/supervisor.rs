@@ -21,7 +21,7 @@ use crate::terminal::{HostTerminal, RawMode};
 use crate::timeline::{Moment, Timeline};
 use crate::vm_process::VmError;
 use agent_client::{ClientError, Started};
-use agent_protocol::{Event, ExitStatus, INIT_PROCESS};
+use agent_protocol::{AgentError, Event, ExitStatus, INIT_PROCESS};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -595,7 +595,9 @@ impl Supervisor {
         if let Err(error) = vm.stop().await {
             tracing::warn!("the virtual machine could not be waited for: {error}");
         }
-        clients.finish(LAST_ANSWERS);
+        // On a thread: tasks that have an answer go on.
+        let finished = tokio::task::spawn_blocking(move || clients.finish(LAST_ANSWERS));
+        drop(finished.await);
     }
 }
 
@@ -619,13 +621,12 @@ fn signal_answer(id: &str, sent: &Result<(), ClientError>) -> Answer {
     match sent {
         Ok(()) => Answer::Done,
         // It ended between the decision and the signal.
-        Err(ClientError::Agent(error))
-            if matches!(error.kind, Kind::WrongState | Kind::NotFound) =>
-        {
-            Answer::refused(
-                ErrorKind::Refused,
-                format!("container \"{id}\": container not running"),
-            )
+        Err(
+            ClientError::Agent(AgentError { kind: Kind::WrongState | Kind::NotFound, .. })
+            | ClientError::Closed,
+        ) => {
+            let message = format!("container \"{id}\": container not running");
+            Answer::refused(ErrorKind::Refused, message)
         }
         Err(error @ ClientError::Deadline { .. }) => {
             Answer::refused(ErrorKind::Deadline, crate::text::chain(error))

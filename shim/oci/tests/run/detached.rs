@@ -424,6 +424,26 @@ fn a_command_that_is_killed_before_the_container_stands_leaves_nothing() {
 }
 
 #[test]
+fn a_supervisor_that_is_killed_before_the_container_stands_is_told_and_recovered() {
+    let stage = Stage::new(Part::NoHello);
+    let status = std::thread::scope(|scope| {
+        let creating = scope.spawn(|| stage.leave(&["create"], &[]));
+        wait_until(|| stage.text("vmm.pid").ends_with('\n'));
+        let pid = stage.state()["pid"].as_i64().unwrap();
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+        creating.join().unwrap()
+    });
+    status.expect(125, "the supervisor ended before the container was ready");
+    stage.expect_status("stopped");
+    wait_until(|| !runs(stage.text("vmm.pid").trim()));
+    stage.create(Part::Live);
+    stage.expect_status("created");
+    stage.say(&["delete", "--force", "c1"]).expect(0, "");
+    assert_eq!(stage.wait(), 137);
+}
+
+#[test]
 fn nothing_that_the_caller_has_open_is_held() {
     let stage = Stage::new(Part::Live);
     let (mut reader, writer) = std::io::pipe().unwrap();

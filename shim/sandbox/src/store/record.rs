@@ -101,6 +101,11 @@ impl Record {
         if lost { Status::Stopped } else { self.status }
     }
 
+    /// It stood once, whatever has become of it.
+    pub(crate) fn was_created(&self) -> bool {
+        self.status != Status::Creating
+    }
+
     /// How the container ended, once it has.
     pub(crate) fn end(&self) -> Option<End> {
         /// 128 and SIGKILL: nothing else ends a supervisor without a word.
