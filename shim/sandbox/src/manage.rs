@@ -248,7 +248,7 @@ fn end(record: &Record, status: Status, directory: &Path, force: bool) -> Result
         // It undoes what it has made.
         Status::Creating => supervisor.terminate(),
         Status::Created | Status::Running | Status::Paused => {
-            let killed = Connection::open(directory).and_then(|connection| {
+            let killed = Connection::open_within(directory, ENDING).and_then(|connection| {
                 connection.done(Request::Kill { signal: SIGKILL, all: false })
             });
             if killed.is_err() {

@@ -31,6 +31,14 @@ impl Connection {
     /// # Errors
     /// [`ControlError::Connect`].
     pub(crate) fn open(directory: &Path) -> Result<Self, ControlError> {
+        Self::open_within(directory, SILENCE)
+    }
+
+    /// As [`Self::open`], for a supervisor that may be silent for so long only.
+    ///
+    /// # Errors
+    /// [`ControlError::Connect`].
+    pub(crate) fn open_within(directory: &Path, silence: Duration) -> Result<Self, ControlError> {
         let path = directory.join(CONTROL);
         let failed = |source: io::Error| ControlError::Connect { path: path.clone(), source };
         let (address, _directory) = short_address(directory).map_err(failed)?;
@@ -50,8 +58,8 @@ impl Connection {
         };
         let stream = UnixStream::from(socket);
         stream.set_nonblocking(false).map_err(failed)?;
-        stream.set_read_timeout(Some(SILENCE)).map_err(failed)?;
-        stream.set_write_timeout(Some(SILENCE)).map_err(failed)?;
+        stream.set_read_timeout(Some(silence)).map_err(failed)?;
+        stream.set_write_timeout(Some(silence)).map_err(failed)?;
         Ok(Self { stream })
     }
 
