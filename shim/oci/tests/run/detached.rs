@@ -562,7 +562,11 @@ fn what_is_not_there_yet_says_so() {
 #[test]
 fn commands_at_the_same_time_neither_hang_nor_corrupt() {
     let stage = Stage::new(Part::Live);
-    stage.create(Part::Live);
+    let created: Vec<Said> = std::thread::scope(|scope| {
+        let run = || scope.spawn(|| stage.leave(&["create"], &[]));
+        let running: Vec<_> = (0..6).map(|_| run()).collect();
+        running.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
     let at_once = |line: &[&str]| -> Vec<Said> {
         std::thread::scope(|scope| {
             let run = || scope.spawn(|| stage.say(line));
@@ -571,6 +575,7 @@ fn commands_at_the_same_time_neither_hang_nor_corrupt() {
         })
     };
     let good = |said: &[Said]| said.iter().filter(|said| said.status == Some(0)).count();
+    assert_eq!(good(&created), 1, "{created:?}");
     assert_eq!(good(&at_once(&["start", "c1"])), 1);
     assert_eq!(good(&at_once(&["state", "c1"])), 12);
     std::thread::scope(|scope| {

@@ -270,6 +270,29 @@ fn a_terminal_of_a_process_goes_to_whoever_takes_its_master() {
 }
 
 #[test]
+fn nothing_of_a_process_stays_in_the_supervisor() {
+    let stage = running();
+    let count = |what: &str| {
+        let directory = format!("/proc/{}/{what}", stage.text("pid"));
+        std::fs::read_dir(directory).unwrap().count()
+    };
+    let run = || {
+        stage.say(&["exec", "c1", "exit", "0"]).expect(0, "");
+        stage.say(&["exec", "c1", "missing"]).expect(127, "");
+        stage.say(&["kill", "c1", "USR1"]).expect(0, "");
+    };
+    run();
+    // Client threads end a moment after their answers.
+    std::thread::sleep(Duration::from_millis(200));
+    let before = (count("fd"), count("task"));
+    for _ in 0..15 {
+        run();
+    }
+    wait_until(|| (count("fd"), count("task")) == before);
+    stage.end();
+}
+
+#[test]
 fn many_processes_at_once_neither_hang_nor_mix() {
     let stage = running();
     std::thread::scope(|scope| {

@@ -134,7 +134,10 @@ impl Stage {
             self.path("vmlinux"),
             self.path("initrd.cpio"),
         );
-        std::fs::write(self.path("config.toml"), settings).unwrap();
+        // In one step: several commands may begin at once.
+        let new = tempfile::NamedTempFile::new_in(self.directory.path()).unwrap();
+        std::fs::write(new.path(), settings).unwrap();
+        new.persist(self.path("config.toml")).unwrap();
     }
 
     fn spawn(&self, before: &[&str], options: &[&str], stdout: Stdio) -> Running<'_> {

@@ -171,6 +171,17 @@ mod tests {
         assert!(matches!(receive::<Answer>(&theirs, 10), Err(ControlError::Closed)));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_decoded(bytes in proptest::collection::vec(0_u8.., 0..512)) {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            ours.write_all(&bytes).unwrap();
+            drop(ours);
+            // Behind the bytes is the end: nothing waits.
+            while receive::<Envelope<Request>>(&theirs, MAX_ANSWER).is_ok() {}
+        }
+    }
+
     #[test]
     fn what_is_no_message_is_refused() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
