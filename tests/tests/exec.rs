@@ -201,6 +201,8 @@ fn a_process_can_be_left_behind() {
         let pid = leave("exec sleep 600");
         kill_process(pid, Signal::KILL).unwrap();
         assert_eq!(reap(pid), 137, "{runtime:?}");
+        // What stood for it on the host is gone a little before it.
+        std::thread::sleep(Duration::from_millis(500));
         let left = container.command(&["exec"], &["/bin/sh", "-c", "ps | grep -c 'sleep 60[0]'"]);
         assert_eq!(left.out(), "1\n", "{runtime:?}: the first process and no other");
         container.delete_by_force();
