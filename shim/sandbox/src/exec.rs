@@ -18,6 +18,8 @@ use agent_protocol::WindowSize;
 use std::path::PathBuf;
 use tokio::sync::oneshot;
 
+const SIGKILL: u8 = 9;
+
 /// A process to be started.
 #[derive(Clone, Debug)]
 pub struct ExecOptions {
@@ -93,32 +95,13 @@ fn live(options: &ExecOptions, handover: &mut Option<Handover>) -> Result<u8, Sa
     };
     let request = ExecRequest { process, streams, ends_with_client: is_detached };
     let (connection, process, ends) = container.exec(request)?;
-    // Before any thread is started: signals are blocked in all of them.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(SandboxError::Events)?;
-    let entered = runtime.enter();
-    let signals = Signals::take().map_err(SandboxError::Events)?;
-    let raw_mode = match &terminal {
-        Some(HostTerminal::Caller) => Some(RawMode::enter().map_err(SandboxError::RawMode)?),
-        _ => None,
-    };
-    let console = terminal.as_ref().and_then(HostTerminal::console);
-    let relays = Streams::join(streams, ends, console)?.start()?;
-    if let Some(pid_file) = &options.pid_file {
-        write_pid_file(pid_file)?;
-    }
-    if let Some(handover) = handover.take() {
-        leave_directory()?;
-        handover.ready()?;
-    }
-    drop(entered);
     let client = ProcessClient { container, process, terminal, is_detached };
-    let result = runtime.block_on(client.see_to_the_end(connection, relays, &signals));
-    drop(raw_mode);
-    // A thread may still wait for the caller's input: nobody waits for it.
-    runtime.shutdown_background();
+    let result = Streams::join(streams, ends, client.console())
+        .map_err(SandboxError::from)
+        .and_then(|streams| client.carry(connection, streams, options, handover));
+    if result.is_err() {
+        client.kill();
+    }
     result
 }
 
@@ -147,6 +130,54 @@ struct ProcessClient {
 }
 
 impl ProcessClient {
+    fn console(&self) -> Option<&Console> {
+        self.terminal.as_ref().and_then(HostTerminal::console)
+    }
+
+    fn carry(
+        &self,
+        connection: Connection,
+        streams: Streams,
+        options: &ExecOptions,
+        handover: &mut Option<Handover>,
+    ) -> Result<u8, SandboxError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(SandboxError::Events)?;
+        let entered = runtime.enter();
+        // Before any thread is started: signals are blocked in all of them.
+        let signals = Signals::take().map_err(SandboxError::Events)?;
+        let raw_mode = match &self.terminal {
+            Some(HostTerminal::Caller) => Some(RawMode::enter().map_err(SandboxError::RawMode)?),
+            Some(HostTerminal::Console(_)) | None => None,
+        };
+        let relays = streams.start()?;
+        if let Some(pid_file) = &options.pid_file {
+            write_pid_file(pid_file)?;
+        }
+        if let Some(handover) = handover.take() {
+            leave_directory()?;
+            handover.ready()?;
+        }
+        drop(entered);
+        let result = runtime.block_on(self.see_to_the_end(connection, relays, &signals));
+        drop(raw_mode);
+        // A thread may still wait for the caller's input: nobody waits for it.
+        runtime.shutdown_background();
+        result
+    }
+
+    /// A process that nobody carries is not left to itself.
+    fn kill(&self) {
+        let request = Request::SignalProcess { process: self.process.clone(), signal: SIGKILL };
+        let killed = Connection::open(self.container.directory())
+            .and_then(|connection| connection.done(request));
+        if let Err(error) = killed {
+            tracing::info!("the process was not killed: {}", crate::text::chain(&error));
+        }
+    }
+
     async fn see_to_the_end(
         &self,
         connection: Connection,

@@ -250,6 +250,20 @@ fn a_process_can_be_left_behind() {
 }
 
 #[test]
+fn a_process_that_cannot_be_told_of_is_ended() {
+    let stage = running();
+    let tasks = || std::fs::read_dir(format!("/proc/{}/task", stage.text("pid"))).unwrap().count();
+    let before = tasks();
+    for options in [&["exec"][..], &["exec", "--detach"]] {
+        let line = [options, &["--pid-file", "/no/such/pid", "c1", "wait"]].concat();
+        stage.say(&line).expect(125, "/no/such/pid");
+    }
+    // Nobody waits for the processes' ends any more.
+    wait_until(|| tasks() <= before);
+    stage.end();
+}
+
+#[test]
 fn a_terminal_of_a_process_goes_to_whoever_takes_its_master() {
     let stage = running();
     let path = stage.path("exec.console");
