@@ -62,6 +62,7 @@ pub(crate) fn boot(host: Host<'_>, start_ns: u64) -> Outcome<Booted> {
     cover_root().map_err(|errno| failed(format_args!("covering the root"), errno))?;
     mount(c"proc", c"/proc", c"proc", libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC, c"")?;
     mount(c"dev", c"/dev", c"devtmpfs", libc::MS_NOSUID | libc::MS_NOEXEC, c"mode=755")?;
+    mount(c"tmpfs", layout::EMPTY, c"tmpfs", libc::MS_RDONLY, c"")?;
     // A container must not raise its own limits (nsdelegate), and those of a cgroup that it makes
     // protect what is beneath (memory_recursiveprot).
     let options = c"nsdelegate,memory_recursiveprot";

@@ -8,7 +8,8 @@ pub(crate) const SHARES: &str = "/run/ringfence/shares";
 pub(crate) const ROOT: &CStr = c"/run/ringfence/root";
 /// Where a file system is filled before it is moved to its place, likewise.
 pub(crate) const SCRATCH: &CStr = c"/run/ringfence/scratch";
-/// An empty directory, shown in the place of masked ones.
+/// An empty read-only file system, shown in the place of masked directories: a tmpfs, as containers
+/// see it from other runtimes.
 pub(crate) const EMPTY: &CStr = c"/run/ringfence/empty";
 /// Device nodes that a container's root cannot hold are made here and bound.
 pub(crate) const NODES: &CStr = c"/run/ringfence/nodes";

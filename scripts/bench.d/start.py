@@ -60,7 +60,8 @@ def phases(bundle, name):
     found, before = {}, began
     for event in events:
         if event["ph"] == "X" and event["tid"] == PHASE_ROW:
-            end = (event["ts"] + event["dur"]) * 1000
+            # Microseconds with a fraction, of a clock that counts nanoseconds.
+            end = round((event["ts"] + event["dur"]) * 1000)
             found[event["name"]] = (end - before) / 1e6
             before = end
     if not found or min(found.values()) < 0:

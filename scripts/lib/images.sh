@@ -9,11 +9,11 @@ lab_image_directory() {
         "$here/make-roots" "$here/debian.sh" "$here/cpio.py" "$here/lab-guest/modules.sh")"
 }
 
-# lab_qemu_directory: where the QEMU of this recipe is or will be: qemu-system-x86_64, share.
+# lab_qemu_directory: where the QEMU of this recipe is or will be: the program, lib, share.
 lab_qemu_directory() {
     local here=$RINGFENCE_CHECKOUT/scripts/lib
     printf '%s/qemu-%s\n' "$RINGFENCE_CACHE" \
-        "$(content_key "$here/make-lab-qemu" "$here/debian.sh" "$here"/qemu-patches/*.patch)"
+        "$(content_key "$here/make-lab-qemu" "$here/debian.sh" "$here"/lab-qemu/*)"
 }
 
 # ensure_lab_image: makes the image, and the QEMU that runs it, unless they are there.

@@ -111,7 +111,9 @@ def qemu_command(options, directory, initramfs):
     accelerator = ["-accel", "tcg,thread=single,tb-size=1024"]
     if options.clock == "instructions":
         accelerator += ["-icount", "shift=0,sleep=off"]
-    command = [f"{options.qemu}/qemu-system-x86_64", "-L", f"{options.qemu}/share"]
+    # By its own loader, with the libraries that it was linked against.
+    command = [f"{options.qemu}/lib/ld-linux-x86-64.so.2", "--library-path", f"{options.qemu}/lib"]
+    command += [f"{options.qemu}/qemu-system-x86_64", "-L", f"{options.qemu}/share"]
     command += ["-name", "ringfence-lab", *accelerator]
     command += ["-cpu", "max,+svm", "-smp", str(options.cpus), "-m", str(options.memory)]
     command += ["-nodefaults", "-display", "none", "-no-reboot"]

@@ -175,10 +175,8 @@ change() {
 change /mnt
 mount -o remount,rw /mnt 2>/dev/null; mount -o remount,bind,rw /mnt 2>/dev/null
 echo "== after remounting"
-change /mnt | sed 's/.*: //' | sort | uniq -c
-mkdir -p /tmp/all; mount -t virtiofs ringfence /tmp/all
-echo "== by the file system itself"
-for share in /tmp/all/*; do test -e $share/sub/marker && change $share | sed 's/.*: //' | sort | uniq -c; done
+awk '$5 == "/mnt" { print "/mnt", substr($6, 1, 2) }' /proc/self/mountinfo
+change /mnt | sed 's/.*: //' | sort | uniq -c | tr -s ' '
 cat /mnt/file
 "#;
 
@@ -187,7 +185,6 @@ fn a_readonly_share_is_refused_by_the_host_and_not_by_the_guest() {
     let lab = Lab::enter();
     let share = lab.directory("share");
     std::fs::create_dir(share.join("sub")).unwrap();
-    std::fs::write(share.join("sub/marker"), "").unwrap();
     std::fs::write(share.join("file"), "unchanged\n").unwrap();
     let before = tree::listing(&share);
     let time = std::fs::metadata(share.join("file")).unwrap().modified().unwrap();
@@ -200,8 +197,9 @@ fn a_readonly_share_is_refused_by_the_host_and_not_by_the_guest() {
     let outcome = lab.ringfence(&bundle).run();
     outcome.expect_code(0);
     assert!(outcome.out().ends_with("unchanged\n"), "{outcome}");
-    let (_, itself) = outcome.out().split_once("== by the file system itself").unwrap();
-    assert!(itself.contains("Read-only file system"), "the share was not found\n{outcome}");
+    let (_, remounted) = outcome.out().split_once("== after remounting\n").unwrap();
+    // The guest's kernel lets everything through now; each of the thirteen changes meets the host.
+    assert_eq!(remounted, "/mnt rw\n 13 Read-only file system\nunchanged\n", "{outcome}");
     assert_eq!(tree::listing(&share), before, "{outcome}");
     assert_eq!(std::fs::metadata(share.join("file")).unwrap().modified().unwrap(), time);
 }

@@ -120,8 +120,14 @@ struct FileSystem<'a> {
 
 impl FileSystem<'_> {
     fn mount(&self, root: BorrowedFd<'_>, destination: &str) -> Outcome<()> {
-        self.try_mount(root, destination)
-            .map_err(|errno| failed(format_args!("mounting {} at {destination}", self.kind), errno))
+        self.try_mount(root, destination).map_err(|errno| {
+            let (kind, data) = (self.kind, self.data);
+            if data.is_empty() {
+                failed(format_args!("mounting {kind} at {destination}"), errno)
+            } else {
+                failed(format_args!("mounting {kind} at {destination} with {data:?}"), errno)
+            }
+        })
     }
 
     fn try_mount(&self, root: BorrowedFd<'_>, destination: &str) -> Result<(), Errno> {

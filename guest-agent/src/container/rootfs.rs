@@ -68,7 +68,7 @@ fn mask_path(root: BorrowedFd<'_>, path: &str) -> Result<(), Errno> {
     let source = if is_directory { layout::EMPTY } else { c"/dev/null" };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mask = open_tree(CWD, source, flags)?;
-    if is_directory {
+    if !is_directory {
         sys::set_mount_attributes(mask.as_fd(), false, READ_ONLY, 0, 0)?;
     }
     attach_mount(mask.as_fd(), target.as_fd())
@@ -106,7 +106,10 @@ pub(super) fn write_sysctl(files: &[FileWrite]) -> Outcome<()> {
         let full = format!("/proc/sys/{path}");
         openat(CWD, full.as_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
             .and_then(|file| rustix::io::write(&file, value.as_bytes()))
-            .map_err(|errno| failed(format_args!("writing {value:?} to {full}"), errno))?;
+            .map_err(|errno| {
+                let name = path.replace('/', ".");
+                failed(format_args!("setting the sysctl {name} to {value:?}"), errno)
+            })?;
     }
     Ok(())
 }

@@ -18,16 +18,13 @@ pub(crate) struct Log {
     file: Option<File>,
     format: LogFormat,
     level: Level,
-    /// Standard error is the container's.
-    silent: bool,
 }
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
 impl Log {
-    /// Starts telling messages of this process. One that is `silent` tells them in a file or not at
-    /// all.
-    pub(crate) fn start(options: &Global, silent: bool) -> Result<&'static Self, CommandError> {
+    /// Starts telling messages of this process.
+    pub(crate) fn start(options: &Global) -> Result<&'static Self, CommandError> {
         let open = |path: &std::path::PathBuf| {
             OpenOptions::new()
                 .append(true)
@@ -41,7 +38,7 @@ impl Log {
             (false, None) => Level::WARN,
         };
         let file = options.log.as_ref().map(open).transpose()?;
-        let log = LOG.get_or_init(|| Self { file, format: options.log_format, level, silent });
+        let log = LOG.get_or_init(|| Self { file, format: options.log_format, level });
         // It fails only if it is called twice, which changes nothing.
         drop(tracing::subscriber::set_global_default(Teller { log }));
         Ok(log)
@@ -63,7 +60,8 @@ impl Log {
         // One write for one line: lines of several processes do not mix.
         let written = match &self.file {
             Some(file) => (&*file).write_all(line.as_bytes()),
-            None if self.silent => Ok(()),
+            // Standard error is the container's.
+            None if sandbox::has_handed_over() => Ok(()),
             None => std::io::stderr().write_all(line.as_bytes()),
         };
         // A message that cannot be told is no reason to end a container.

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         let status = commands::supervise::execute(supervise);
         return ExitCode::from(status.unwrap_or_else(|error| error.exit_status()));
     }
-    let log = match log::Log::start(&arguments.global, false) {
+    let log = match log::Log::start(&arguments.global) {
         Ok(log) => log,
         Err(error) => return report(&error, None),
     };

@@ -16,6 +16,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The program that runs, whatever has become of its file.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -119,6 +120,16 @@ fn end_with(parent: Pid) -> io::Result<()> {
     }
 }
 
+/// Set once, when nobody waits any more.
+static HANDED_OVER: AtomicBool = AtomicBool::new(false);
+
+/// The command that has started this process as a supervisor has been told that all is well:
+/// standard error is the container's from now on.
+#[must_use]
+pub fn has_handed_over() -> bool {
+    HANDED_OVER.load(Ordering::Relaxed)
+}
+
 /// The supervisor's end: how the command that started it learns what came of it.
 #[derive(Debug)]
 pub struct Handover {
@@ -153,6 +164,7 @@ impl Handover {
     /// # Errors
     /// [`DetachError::Abandoned`] if nobody has heard it.
     pub(crate) fn ready(self) -> Result<(), DetachError> {
+        HANDED_OVER.store(true, Ordering::Relaxed);
         rustix::process::set_parent_process_death_signal(None)
             .map_err(|errno| DetachError::Start(errno.into()))?;
         control::send(&self.stream, &Answer::Done, MAX_ANSWER, &[])

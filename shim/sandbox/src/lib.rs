@@ -41,7 +41,7 @@ mod watched;
 pub use console::ConsoleError;
 pub use container_id::{ContainerId, ContainerIdError};
 pub use control::ControlError;
-pub use detach::{DetachError, Handover, leave_supervisor};
+pub use detach::{DetachError, Handover, has_handed_over, leave_supervisor};
 pub use error::{LastWords, SandboxError};
 pub use error_kind::ErrorKind;
 pub use exec::{ExecOptions, ExecSource, exec, supervise_exec};

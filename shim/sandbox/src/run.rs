@@ -99,9 +99,7 @@ fn live(options: &RunOptions, role: &mut Option<Role>) -> Result<Exit, SandboxEr
     let parts = Parts::find(&options.config)?;
     let bundle = Bundle::read(&options.bundle)?;
     let plan = bundle.plan(id.as_str(), &options.overrides, &options.config, host_facts())?;
-    for warning in &plan.warnings {
-        tracing::info!("{warning}");
-    }
+    plan.notes.tell();
     drop(bundle);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

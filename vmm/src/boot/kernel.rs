@@ -44,7 +44,9 @@ pub enum KernelError {
     #[error("the kernel image is an ELF file, but not of 64-bit little-endian code")]
     NotElf64,
     /// Another processor.
-    #[error("the kernel image is for ELF machine {machine}, not for x86-64 (62)")]
+    #[error(
+        "the kernel image is for another architecture: ELF machine {machine}, and not 62, x86-64"
+    )]
     WrongMachine {
         /// `e_machine`.
         machine: u16,

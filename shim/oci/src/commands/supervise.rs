@@ -12,7 +12,7 @@ pub(crate) fn execute(supervise: Supervise) -> Result<u8, CommandError> {
     let handover = Handover::take(&supervise.handover).map_err(SandboxError::from)?;
     let unknown = || CommandError::Unknown { verb: "supervise".to_owned() };
     let line = args::parse_words(supervise.words).map_err(|_| unknown())?;
-    Log::start(&line.global, true)?;
+    Log::start(&line.global)?;
     let (options, ready) = match line.command {
         Command::Create(create) => (create::created(line.global, create)?, ReadyWhen::Created),
         Command::Run(run) => (create::run(line.global, run)?, ReadyWhen::Started),

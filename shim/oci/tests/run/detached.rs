@@ -510,6 +510,23 @@ fn hooks_run_in_the_order_of_the_specification() {
 }
 
 #[test]
+fn warnings_are_told_by_the_command_and_not_into_the_containers_errors() {
+    let stage = Stage::new(Part::Live);
+    stage.edit(|config| {
+        let set = config["process"]["capabilities"]["bounding"].as_array_mut().unwrap();
+        set.push("CAP_UNHEARD_OF".into());
+        config["hooks"]["poststop"] = serde_json::json!([{ "path": "/bin/false" }]);
+    });
+    let said = stage.leave(&["create"], &[]);
+    said.expect(0, "CAP_UNHEARD_OF");
+    let before = said.stderr;
+    kill_process(stage.vmm_pid(), Signal::KILL).unwrap();
+    assert_eq!(stage.wait(), 250);
+    assert_eq!(stage.text("err"), before);
+    stage.say(&["delete", "c1"]).expect(0, "hooks.poststop[0]");
+}
+
+#[test]
 fn a_poststart_hook_that_fails_ends_the_container() {
     let stage = Stage::new(Part::Live);
     stage.edit(|config| {

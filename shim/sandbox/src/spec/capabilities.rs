@@ -1,5 +1,6 @@
 //! `process.capabilities`: names to bit masks.
 
+use crate::spec::Notes;
 use crate::spec::error::SpecError;
 use crate::spec::json::Fields;
 use agent_protocol::Capabilities;
@@ -50,11 +51,8 @@ pub(super) const NAMES: [&str; 41] = [
 ];
 
 /// Reads the five sets.
-pub(super) fn read(
-    fields: &Fields<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<Capabilities, SpecError> {
-    let mut set = |name| read_set(fields, name, warnings);
+pub(super) fn read(fields: &Fields<'_>, notes: &mut Notes) -> Result<Capabilities, SpecError> {
+    let mut set = |name| read_set(fields, name, notes);
     let capabilities = Capabilities {
         bounding: set("bounding")?,
         effective: set("effective")?,
@@ -62,21 +60,17 @@ pub(super) fn read(
         permitted: set("permitted")?,
         ambient: set("ambient")?,
     };
-    fields.tell_unknown(warnings);
+    fields.tell_unknown(notes);
     Ok(capabilities)
 }
 
 /// A name without a meaning is told and not refused (config.md, `capabilities`).
-fn read_set(
-    fields: &Fields<'_>,
-    name: &'static str,
-    warnings: &mut Vec<String>,
-) -> Result<u64, SpecError> {
+fn read_set(fields: &Fields<'_>, name: &'static str, notes: &mut Notes) -> Result<u64, SpecError> {
     let mut mask = 0;
     for capability in fields.texts(name)? {
         match NAMES.iter().position(|known| *known == capability) {
             Some(bit) => mask |= 1_u64 << bit,
-            None => warnings.push(format!(
+            None => notes.warnings.push(format!(
                 "process.capabilities.{name} holds {capability:?}, which Linux does not know"
             )),
         }

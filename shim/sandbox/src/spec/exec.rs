@@ -4,7 +4,7 @@ use crate::spec::capabilities;
 use crate::spec::error::SpecError;
 use crate::spec::json::Node;
 use crate::spec::process;
-use crate::spec::{MAX_CONFIG_BYTES, process_plan};
+use crate::spec::{MAX_CONFIG_BYTES, Notes, process_plan};
 use agent_protocol::{ProcessPlan, WindowSize};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -37,11 +37,9 @@ impl ProcessFile {
         }
         let document = serde_json::from_slice(&text)
             .map_err(|source| SpecError::Json { file: file.to_owned(), source })?;
-        let mut warnings = Vec::new();
-        let process = process::read(&Node::document(&document), &mut warnings)?;
-        for warning in warnings {
-            tracing::info!("{warning}");
-        }
+        let mut notes = Notes::default();
+        let process = process::read(&Node::document(&document), &mut notes)?;
+        notes.tell();
         let (terminal, console_size) = (process.terminal, process.console_size);
         Ok(Self { plan: process_plan(process, None), terminal, console_size })
     }

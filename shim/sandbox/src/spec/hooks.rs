@@ -1,5 +1,6 @@
 //! `hooks`: programs of the host that are told of the container's life.
 
+use crate::spec::Notes;
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,7 @@ pub struct Hooks {
 }
 
 /// Reads `hooks`.
-pub(super) fn read(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<Hooks, SpecError> {
+pub(super) fn read(fields: &Fields<'_>, notes: &mut Notes) -> Result<Hooks, SpecError> {
     let in_guest = "hooks that run inside the container's namespaces are not there yet; use \
                     createRuntime or poststart, which run on the host";
     fields.refuse("createContainer", in_guest)?;
@@ -43,7 +44,7 @@ pub(super) fn read(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<Ho
     before_create.extend(list("createRuntime")?);
     let hooks =
         Hooks { before_create, after_start: list("poststart")?, after_stop: list("poststop")? };
-    fields.tell_unknown(warnings);
+    fields.tell_unknown(notes);
     Ok(hooks)
 }
 

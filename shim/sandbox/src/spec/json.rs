@@ -1,5 +1,6 @@
 //! A cursor over config.json: every value knows its path, so that every refusal can name it.
 
+use crate::spec::Notes;
 use crate::spec::error::SpecError;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -243,10 +244,10 @@ impl<'v> Fields<'v> {
 
     /// Properties that nobody has asked for must be ignored (runtime-spec config.md,
     /// Extensibility); a typing mistake is among them, so they are told.
-    pub(super) fn tell_unknown(&self, warnings: &mut Vec<String>) {
+    pub(super) fn tell_unknown(&self, notes: &mut Notes) {
         let known = self.known.borrow();
         for name in self.map.keys().filter(|name| !known.contains(&name.as_str())) {
-            warnings.push(format!(
+            notes.ignored.push(format!(
                 "{} is no property of the runtime specification and is ignored",
                 self.path_of(&shorten(name))
             ));
@@ -334,9 +335,9 @@ mod tests {
         let value = json!({ "known": 1, "unknwon": 2 });
         let fields = Node::document(&value).fields().unwrap();
         drop(fields.get("known"));
-        let mut warnings = Vec::new();
-        fields.tell_unknown(&mut warnings);
-        assert_eq!(warnings.len(), 1);
-        assert!(warnings[0].starts_with("unknwon "), "{warnings:?}");
+        let mut notes = Notes::default();
+        fields.tell_unknown(&mut notes);
+        assert_eq!(notes.ignored.len(), 1);
+        assert!(notes.ignored[0].starts_with("unknwon "), "{notes:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! `linux`: everything of it that has no file of its own.
 
+use crate::spec::Notes;
 use crate::spec::devices;
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
@@ -40,7 +41,7 @@ pub(super) struct Linux {
 }
 
 /// Reads `linux`.
-pub(super) fn read(linux: &Fields<'_>, warnings: &mut Vec<String>) -> Result<Linux, SpecError> {
+pub(super) fn read(linux: &Fields<'_>, notes: &mut Notes) -> Result<Linux, SpecError> {
     linux.refuse(
         "intelRdt",
         "cache and bandwidth classes of the host are not there yet; remove it",
@@ -49,7 +50,7 @@ pub(super) fn read(linux: &Fields<'_>, warnings: &mut Vec<String>) -> Result<Lin
     linux.refuse("timeOffsets", "time namespaces are not there yet; remove it")?;
     linux.refuse("netDevices", "a guest has no network device of the host; remove it")?;
     linux.refuse("memoryPolicy", "a guest has one NUMA node; remove it")?;
-    check_cgroups_path(linux, warnings)?;
+    check_cgroups_path(linux, notes)?;
     let read = Linux {
         namespaces: namespaces::read(linux)?,
         devices: devices::read(linux)?,
@@ -65,24 +66,24 @@ pub(super) fn read(linux: &Fields<'_>, warnings: &mut Vec<String>) -> Result<Lin
             Some(node) => by_name(&PROPAGATION, &node)? | ms::REC,
         },
         personality: read_personality(linux)?,
-        seccomp: linux.get("seccomp").map(|node| seccomp::read(&node, warnings)).transpose()?,
+        seccomp: linux.get("seccomp").map(|node| seccomp::read(&node, notes)).transpose()?,
     };
     // Read by its own module, with the machine's size.
     drop(linux.get("resources"));
-    linux.tell_unknown(warnings);
+    linux.tell_unknown(notes);
     Ok(read)
 }
 
 /// The cgroup of the host bounds nothing that the machine's size does not bound, and is not made
 /// yet; what it is called is checked, so that a bundle that is wrong stays wrong.
-fn check_cgroups_path(linux: &Fields<'_>, warnings: &mut Vec<String>) -> Result<(), SpecError> {
+fn check_cgroups_path(linux: &Fields<'_>, notes: &mut Notes) -> Result<(), SpecError> {
     let Some(node) = linux.get("cgroupsPath").filter(|node| !node.is_blank()) else {
         return Ok(());
     };
     if node.text()?.split('/').any(|part| part == "..") {
         return Err(node.invalid("it must not hold \"..\""));
     }
-    warnings.push(
+    notes.ignored.push(
         "linux.cgroupsPath names a cgroup of the host, which is not made yet: limits hold inside \
          the guest, and the virtual machine's size bounds what it takes from the host"
             .to_owned(),

@@ -92,8 +92,29 @@ pub struct Plan {
     pub hooks: Hooks,
     /// The bundle's annotations.
     pub annotations: BTreeMap<String, String>,
-    /// What was ignored, as the specification demands.
+    /// What the caller may want to know of it.
+    pub notes: Notes,
+}
+
+/// What was read without being done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Mistakes that the specification forbids to refuse; runc tells these, too.
     pub warnings: Vec<String>,
+    /// What nobody has to be told who did not ask: engines write such things into every bundle.
+    pub ignored: Vec<String>,
+}
+
+impl Notes {
+    /// Tells them in the log.
+    pub(crate) fn tell(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
+        }
+        for ignored in &self.ignored {
+            tracing::info!("{ignored}");
+        }
+    }
 }
 
 /// A container before its streams are known, its filter is compiled and its shares are opened.
@@ -144,28 +165,28 @@ impl Bundle {
         config: &HostConfig,
         host: HostFacts,
     ) -> Result<Plan, SpecError> {
-        let mut warnings = Vec::new();
+        let mut notes = Notes::default();
         let fields = Node::document(&self.document).fields()?;
         let oci_version = read_version(&fields)?;
         refuse_platforms(&fields)?;
         let annotations =
             fields.get("annotations").map_or(Ok(Vec::new()), |node| node.text_map())?;
         let linux = fields.require("linux", "the settings of a Linux container")?.fields()?;
-        let mut shares = vec![self.read_root(&fields, &mut warnings)?];
+        let mut shares = vec![self.read_root(&fields, &mut notes)?];
         let mount_items = fields.items("mounts")?;
-        let mounts = mounts::read(&mount_items, &self.directory, &mut shares, &mut warnings)?;
+        let mounts = mounts::read(&mount_items, &self.directory, &mut shares, &mut notes)?;
         let process = fields.require("process", "what runs in the container")?;
-        let process = process::read(&process, &mut warnings)?;
-        let resources = resources::read(Some(&linux), &mut warnings)?;
+        let process = process::read(&process, &mut notes)?;
+        let resources = resources::read(Some(&linux), &mut notes)?;
         let vm = vm::plan(fields.fields("vm")?, &annotations, &resources, overrides, config, host)?;
-        let linux = linux::read(&linux, &mut warnings)?;
+        let linux = linux::read(&linux, &mut notes)?;
         let hooks = match fields.fields("hooks")? {
-            Some(hooks) => hooks::read(&hooks, &mut warnings)?,
+            Some(hooks) => hooks::read(&hooks, &mut notes)?,
             None => Hooks::default(),
         };
         let (hostname, domainname) = read_names(&fields, linux.namespaces.uts)?;
         let read_only = shares.first().is_some_and(|root| root.read_only);
-        fields.tell_unknown(&mut warnings);
+        fields.tell_unknown(&mut notes);
         let terminal = process.terminal || overrides.terminal;
         let console_size = process.console_size;
         let plan = ContainerPlan {
@@ -198,15 +219,11 @@ impl Bundle {
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),
-            warnings,
+            notes,
         })
     }
 
-    fn read_root(
-        &self,
-        fields: &Fields<'_>,
-        warnings: &mut Vec<String>,
-    ) -> Result<SharePlan, SpecError> {
+    fn read_root(&self, fields: &Fields<'_>, notes: &mut Notes) -> Result<SharePlan, SpecError> {
         let root = fields.require("root", "the container's root file system")?.fields()?;
         let path = root.require("path", "the directory of the container's root file system")?;
         if path.text()?.is_empty() {
@@ -218,7 +235,7 @@ impl Bundle {
             read_only: root.boolean("readonly")?,
             asked_by: path.path().to_owned(),
         };
-        root.tell_unknown(warnings);
+        root.tell_unknown(notes);
         Ok(share)
     }
 }

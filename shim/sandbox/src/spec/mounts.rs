@@ -1,5 +1,6 @@
 //! `mounts`: file systems of the guest, and shares of the host.
 
+use crate::spec::Notes;
 use crate::spec::error::SpecError;
 use crate::spec::json::Node;
 use crate::spec::mount_options::{self, MountOptions, ms};
@@ -45,7 +46,7 @@ pub(super) fn read(
     items: &[Node<'_>],
     bundle: &Path,
     shares: &mut Vec<SharePlan>,
-    warnings: &mut Vec<String>,
+    notes: &mut Notes,
 ) -> Result<Vec<MountPlan>, SpecError> {
     if let Some(node) = items.get(MAX_MOUNTS) {
         return Err(node.invalid(format!("a container has at most {MAX_MOUNTS} mounts")));
@@ -53,7 +54,7 @@ pub(super) fn read(
     items
         .iter()
         .enumerate()
-        .map(|(index, node)| read_mount(index, node, bundle, shares, warnings))
+        .map(|(index, node)| read_mount(index, node, bundle, shares, notes))
         .collect()
 }
 
@@ -62,7 +63,7 @@ fn read_mount(
     node: &Node<'_>,
     bundle: &Path,
     shares: &mut Vec<SharePlan>,
-    warnings: &mut Vec<String>,
+    notes: &mut Notes,
 ) -> Result<MountPlan, SpecError> {
     let fields = node.fields()?;
     let destination = fields.require("destination", "where the mount is in the container")?;
@@ -95,7 +96,7 @@ fn read_mount(
             fields.require("type", "the type of a file system, for example \"tmpfs\"")?;
         read_file_system(&kind_node, source, &sorted)?
     };
-    fields.tell_unknown(warnings);
+    fields.tell_unknown(notes);
     Ok(MountPlan {
         destination: read_destination(&destination)?,
         source: mount_source,
@@ -165,7 +166,7 @@ mod tests {
         let document = json!({ "mounts": mounts });
         let items = Node::document(&document).fields().unwrap().items("mounts").unwrap();
         let mut shares = Vec::new();
-        let mounts = read(&items, Path::new("/bundle"), &mut shares, &mut Vec::new())?;
+        let mounts = read(&items, Path::new("/bundle"), &mut shares, &mut Notes::default())?;
         Ok((mounts, shares))
     }
 

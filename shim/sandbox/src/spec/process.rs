@@ -1,5 +1,6 @@
 //! `process`: what runs, as whom, under which limits.
 
+use crate::spec::Notes;
 use crate::spec::capabilities;
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
@@ -69,7 +70,7 @@ pub(super) struct ProcessSpec {
 }
 
 /// Reads `process`.
-pub(super) fn read(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<ProcessSpec, SpecError> {
+pub(super) fn read(node: &Node<'_>, notes: &mut Notes) -> Result<ProcessSpec, SpecError> {
     let fields = node.fields()?;
     fields.refuse("commandLine", "it belongs to Windows; give the program in process.args")?;
     fields.refuse(
@@ -93,7 +94,7 @@ pub(super) fn read(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<Proces
             .fields("user")?
             .map_or_else(|| Ok(UserPlan::default()), |user| read_user(&user))?,
         capabilities: match fields.fields("capabilities")? {
-            Some(sets) => capabilities::read(&sets, warnings)?,
+            Some(sets) => capabilities::read(&sets, notes)?,
             None => Capabilities::default(),
         },
         rlimits: read_rlimits(&fields)?,
@@ -104,7 +105,7 @@ pub(super) fn read(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<Proces
         terminal,
         console_size: read_console_size(&fields)?.filter(|_| terminal),
     };
-    fields.tell_unknown(warnings);
+    fields.tell_unknown(notes);
     Ok(spec)
 }
 

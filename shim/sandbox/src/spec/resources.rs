@@ -2,6 +2,7 @@
 //!
 //! config.json speaks of cgroup v1; the translation is the one that runc and crun use.
 
+use crate::spec::Notes;
 use crate::spec::cpu_list::{self, CpuList};
 use crate::spec::device_program::{self, DeviceKind, DeviceRule};
 use crate::spec::error::SpecError;
@@ -29,10 +30,7 @@ pub(super) struct Resources {
 }
 
 /// Reads `linux.resources`; without it a container has the device rules that every one has.
-pub(super) fn read(
-    linux: Option<&Fields<'_>>,
-    warnings: &mut Vec<String>,
-) -> Result<Resources, SpecError> {
+pub(super) fn read(linux: Option<&Fields<'_>>, notes: &mut Notes) -> Result<Resources, SpecError> {
     let mut resources = Resources::default();
     let mut rules = Vec::new();
     if let Some(linux) = linux
@@ -41,11 +39,11 @@ pub(super) fn read(
         rules = read_rules(&fields)?;
         if let Some(memory) = fields.fields("memory")? {
             read_memory(&memory, &mut resources)?;
-            memory.tell_unknown(warnings);
+            memory.tell_unknown(notes);
         }
         if let Some(cpu) = fields.fields("cpu")? {
             read_cpu(&cpu, &mut resources)?;
-            cpu.tell_unknown(warnings);
+            cpu.tell_unknown(notes);
         }
         read_pids(&fields, &mut resources)?;
         read_block_io(&fields)?;
@@ -53,7 +51,7 @@ pub(super) fn read(
         read_network(&fields)?;
         fields.refuse("rdma", "the guest has no RDMA device; remove it")?;
         read_unified(&fields, &mut resources)?;
-        fields.tell_unknown(warnings);
+        fields.tell_unknown(notes);
     }
     resources.cgroup.device_program = Some(device_program::compile(&rules));
     Ok(resources)
@@ -366,7 +364,7 @@ mod tests {
     fn of(resources: Value) -> Result<Resources, SpecError> {
         let linux = json!({ "resources": resources });
         let fields = Node::document(&linux).fields().unwrap();
-        read(Some(&fields), &mut Vec::new())
+        read(Some(&fields), &mut Notes::default())
     }
 
     fn settings(resources: Value) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! `linux.seccomp`: a filter for the guest's system calls, compiled on the host.
 
+use crate::spec::Notes;
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use crate::spec::process::by_name;
@@ -99,7 +100,7 @@ struct Condition {
 }
 
 /// Reads `linux.seccomp`.
-pub(super) fn read(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<SeccompSpec, SpecError> {
+pub(super) fn read(node: &Node<'_>, notes: &mut Notes) -> Result<SeccompSpec, SpecError> {
     let fields = node.fields()?;
     let notify = "a system call cannot wait for a program on the host; remove it";
     fields.refuse("listenerPath", notify)?;
@@ -112,10 +113,10 @@ pub(super) fn read(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<Seccom
         rules: fields
             .items("syscalls")?
             .iter()
-            .map(|node| read_rule(node, warnings))
+            .map(|node| read_rule(node, notes))
             .collect::<Result<_, _>>()?,
     };
-    fields.tell_unknown(warnings);
+    fields.tell_unknown(notes);
     Ok(spec)
 }
 
@@ -193,7 +194,7 @@ fn read_flags(fields: &Fields<'_>) -> Result<u32, SpecError> {
     Ok(flags)
 }
 
-fn read_rule(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<Rule, SpecError> {
+fn read_rule(node: &Node<'_>, notes: &mut Notes) -> Result<Rule, SpecError> {
     let fields = node.fields()?;
     let names = fields.require("names", "the system calls of this rule")?;
     if names.is_blank() {
@@ -206,7 +207,7 @@ fn read_rule(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<Rule, SpecEr
         action: read_action(&action, fields.get("errnoRet").as_ref())?,
         conditions: fields.items("args")?.iter().map(read_condition).collect::<Result<_, _>>()?,
     };
-    fields.tell_unknown(warnings);
+    fields.tell_unknown(notes);
     Ok(rule)
 }
 
@@ -311,7 +312,7 @@ mod tests {
     const ERRNO: u32 = 0x0005_0000;
 
     fn read_value(value: &Value) -> Result<SeccompSpec, SpecError> {
-        read(&Node::document(value), &mut Vec::new())
+        read(&Node::document(value), &mut Notes::default())
     }
 
     /// What the kernel's classic BPF machine would answer, for the instructions of seccomp.

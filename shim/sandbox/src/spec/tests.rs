@@ -37,7 +37,7 @@ fn without(pointer: &str) -> Value {
 #[test]
 fn the_default_document_becomes_a_plan() {
     let plan = plan_of(default_config()).unwrap();
-    assert_eq!(plan.warnings, Vec::<String>::new());
+    assert_eq!(plan.notes, Notes::default());
     assert_eq!(plan.shares.len(), 1);
     assert_eq!(plan.shares[0].path, Path::new("/bundle/rootfs"));
     assert!(plan.shares[0].read_only);
@@ -258,7 +258,7 @@ fn a_hostname_needs_a_uts_namespace() {
 #[test]
 fn unknown_properties_are_ignored_with_a_warning() {
     let plan = plan_of(with("/process/no_new_privs", json!(true))).unwrap();
-    assert!(plan.warnings[0].starts_with("process.no_new_privs "), "{:?}", plan.warnings);
+    assert!(plan.notes.ignored[0].starts_with("process.no_new_privs "), "{:?}", plan.notes);
 }
 
 #[test]
