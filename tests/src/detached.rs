@@ -181,6 +181,17 @@ impl Detached {
         self.deleted = true;
     }
 
+    /// Deletes it while its process lives, and waits for that.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn delete_and_wait(mut self) {
+        self.expect(&["delete"], &[]);
+        self.deleted = true;
+        self.wait();
+    }
+
     /// Deletes it whatever it does.
     ///
     /// # Panics
@@ -224,6 +235,11 @@ pub fn reap(pid: Pid) -> i32 {
         assert!(Instant::now() < until, "{pid:?} does not end");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Waits for every child that has ended. Call it when no other child is waited for.
+pub fn reap_strays() {
+    while let Ok(Some(_)) = waitpid(None, WaitOptions::NOHANG) {}
 }
 
 /// Takes the master of a terminal that comes over a socket.

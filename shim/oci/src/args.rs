@@ -59,7 +59,7 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Create a container, which then waits for its start
     Create(Create),
-    /// Delete a container that is stopped
+    /// Delete a container that is stopped or was never started
     Delete(Delete),
     /// Execute a further process in a running container
     Exec(Exec),

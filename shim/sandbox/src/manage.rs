@@ -205,8 +205,9 @@ fn user_name(uid: u32) -> String {
         .unwrap_or_else(unknown)
 }
 
-/// Deletes a container and all that is left of it, then runs its `poststop` hooks. With `force`
-/// one that is not stopped is ended before, and one that does not exist is no error.
+/// Deletes a container that is stopped, or was never started, and all that is left of it, then runs
+/// its `poststop` hooks. With `force` any other is ended before, and one that does not exist is no
+/// error.
 ///
 /// # Errors
 /// [`SandboxError::WrongStatus`], [`SandboxError::DoesNotEnd`] or [`SandboxError::Store`].
@@ -224,12 +225,14 @@ pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), SandboxError> {
         return Ok(deletion.remove()?);
     };
     let status = record.status();
-    if status != Status::Stopped && !force {
-        let problem = "only a container that is stopped can be deleted; end it, or use --force";
+    // runtime.md asks for an error if it was created and not started. runc and crun delete it, and
+    // containerd counts on that.
+    if !matches!(status, Status::Created | Status::Stopped) && !force {
+        let problem = "a container that runs cannot be deleted; end it, or use --force";
         return Err(SandboxError::WrongStatus { id: record.id, status, problem });
     }
     let was_alive = record.supervisor.is_alive();
-    end(&record, status, deletion.path(), force)?;
+    end(&record, status, deletion.path(), force || status == Status::Created)?;
     deletion.remove()?;
     // A supervisor in the foreground has run them itself.
     if record.was_created() && (record.detached || !was_alive) {

@@ -177,7 +177,6 @@ fn what_a_container_is_not_ready_for_is_refused_and_changes_nothing() {
     }
     stage.create(Part::Live);
     stage.leave(&["create"], &[]).expect(125, "is in use by process");
-    stage.say(&["delete", "c1"]).expect(125, "is created");
     stage.expect_status("created");
     stage.say(&["start", "c1"]).expect(0, "");
     stage.say(&["start", "c1"]).expect(125, "started already");
@@ -207,6 +206,15 @@ fn a_container_can_be_killed_before_its_start() {
     assert_eq!(stage.text("out"), "");
     stage.expect_status("stopped");
     stage.delete();
+}
+
+#[test]
+fn a_container_that_was_never_started_can_be_deleted() {
+    let stage = Stage::new(Part::Live);
+    stage.create(Part::Live);
+    stage.delete();
+    assert_eq!(stage.wait(), 137);
+    assert_eq!(stage.text("out"), "");
 }
 
 #[test]
