@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, set_child_subreaper, waitpid};
+use rustix::process::{Pid, WaitOptions, set_child_subreaper, wait, waitpid};
 use serde_json::Value;
 
 use crate::bundle::Bundle;
@@ -239,7 +239,7 @@ pub fn reap(pid: Pid) -> i32 {
 
 /// Waits for every child that has ended. Call it when no other child is waited for.
 pub fn reap_strays() {
-    while let Ok(Some(_)) = waitpid(None, WaitOptions::NOHANG) {}
+    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
 }
 
 /// Takes the master of a terminal that comes over a socket.

@@ -59,15 +59,23 @@ fn a_process_is_the_first_one_but_for_its_options() {
         config["process"]["rlimits"] =
             json!([{ "type": "RLIMIT_NOFILE", "soft": 333, "hard": 444 }]);
     });
-    // With --user crun drops the supplementary groups; runc keeps them, and so does ringfence.
-    let look = "id -u; id -g; pwd; ulimit -n; echo $FIRST $SECOND; umask; cat /proc/1/comm";
-    let groups = format!("{look}; id -G");
-    same(&lab, &bundle, |container| container.command(&["exec"], &["/bin/sh", "-c", &groups]));
+    // crun takes less from the first process: not its working directory, not its limits, and with
+    // --user not its supplementary groups. runc takes all of it, and so does ringfence.
+    let look = "pwd; ulimit -n; id -G";
+    let container = running(&lab, Runtime::Ringfence, &bundle);
+    let outcome = container.command(&["exec"], &["/bin/sh", "-c", look]);
+    assert_eq!(outcome.out(), "/etc\n333\n0 7 9\n");
+    let outcome = container.command(&["exec", "--user", "5:6"], &["/bin/sh", "-c", look]);
+    assert_eq!(outcome.out(), "/etc\n333\n6 7 9\n");
+    container.delete_by_force();
+    let look = "id -u; id -g; echo $FIRST $SECOND; umask; cat /proc/1/comm";
+    same(&lab, &bundle, |container| container.command(&["exec"], &["/bin/sh", "-c", look]));
     let options = ["exec", "--user", "5:6", "--cwd", "/tmp", "--env", "SECOND=2"];
+    let look = format!("{look}; pwd");
     let outcome =
-        same(&lab, &bundle, |container| container.command(&options, &["/bin/sh", "-c", look]));
-    assert!(outcome.out().starts_with("5\n6\n"), "{outcome}");
-    assert!(outcome.out().contains("/tmp\n333\n1 2\n"), "{outcome}");
+        same(&lab, &bundle, |container| container.command(&options, &["/bin/sh", "-c", &look]));
+    assert!(outcome.out().starts_with("5\n6\n1 2\n"), "{outcome}");
+    assert!(outcome.out().ends_with("/tmp\n"), "{outcome}");
 }
 
 #[test]
