@@ -8,6 +8,7 @@
 
 pub mod bundle;
 pub mod command;
+pub mod detached;
 pub mod host;
 pub mod lab;
 pub mod report;

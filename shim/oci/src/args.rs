@@ -57,53 +57,247 @@ pub(crate) enum LogFormat {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a container in the foreground
+    /// Create a container, which then waits for its start
+    Create(Create),
+    /// Delete a container that is stopped or was never started
+    Delete(Delete),
+    /// Execute a further process in a running container
+    Exec(Exec),
+    /// Print what this runtime can do
+    Features,
+    /// Send a signal to a container
+    Kill(Kill),
+    /// List the containers
+    List(List),
+    /// Stop the machine of a running container
+    Pause(Target),
+    /// Let the machine of a paused container go on
+    Resume(Target),
+    /// Create a container, start it and, in the foreground, see it to its end
     Run(Run),
     /// Write a config.json to start from
     Spec(Spec),
+    /// Start the program of a created container
+    Start(Target),
+    /// Print the state of a container
+    State(Target),
+    /// What create and run leave behind; not for people.
+    #[command(hide = true)]
+    Supervise(Supervise),
     /// Not there, or not there yet.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
 }
 
-/// `ringfence run`.
+/// What `create` and `run` have in common.
 #[derive(Debug, Args)]
-pub(crate) struct Run {
+pub(crate) struct Making {
     /// The bundle: a directory with config.json
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(crate) bundle: PathBuf,
-    /// A terminal, whatever process.terminal says
-    #[arg(short, long)]
-    pub(crate) tty: bool,
+    /// Where to write the supervisor's process id
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Who takes the master of the container's terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) console_socket: Option<PathBuf>,
     /// Memory of the virtual machine in MiB
     #[arg(long, value_name = "MIB")]
     pub(crate) memory: Option<u32>,
     /// Virtual CPUs, 1 to 32
     #[arg(long, value_name = "N")]
     pub(crate) vcpus: Option<u32>,
-    /// Where to write the supervisor's process id
-    #[arg(long, value_name = "FILE")]
-    pub(crate) pid_file: Option<PathBuf>,
-    /// Write the start's timeline, in Chrome's trace format
-    #[arg(long, value_name = "FILE")]
-    pub(crate) trace: Option<PathBuf>,
     /// Accepted and without meaning: the root is changed inside the guest
     #[arg(long, hide = true)]
     no_pivot: bool,
     /// Accepted and without meaning: the keys are those of the guest's kernel
     #[arg(long, hide = true)]
     no_new_keyring: bool,
-    /// Refused: not there yet
-    #[arg(short, long, hide = true)]
-    pub(crate) detach: bool,
-    /// Refused: not there yet
-    #[arg(long, hide = true, value_name = "SOCKET")]
-    pub(crate) console_socket: Option<PathBuf>,
-    /// Refused unless 0: not there yet
+    /// Refused unless 0: descriptors cannot be handed into a virtual machine
     #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
     pub(crate) preserve_fds: u32,
     /// Id of the container
     pub(crate) id: String,
+}
+
+/// `ringfence create`.
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    pub(crate) making: Making,
+}
+
+/// `ringfence run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) making: Making,
+    /// Return when the program runs; the container stays until it is deleted
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// A terminal, whatever process.terminal says
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Write the start's timeline, in Chrome's trace format
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+}
+
+/// A command that needs a container and nothing else.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// Id of the container
+    pub(crate) id: String,
+}
+
+/// `ringfence kill`.
+#[derive(Debug, Args)]
+pub(crate) struct Kill {
+    /// To every process of the container, not only to its first
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Id of the container
+    pub(crate) id: String,
+    /// Name or number of the signal
+    #[arg(default_value = "SIGTERM", value_parser = parse_signal)]
+    pub(crate) signal: u8,
+}
+
+/// `ringfence delete`.
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// End the container before; one that does not exist is no error
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Id of the container
+    pub(crate) id: String,
+}
+
+/// `ringfence list`.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Form of the list
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = ListFormat::Table)]
+    pub(crate) format: ListFormat,
+    /// Print ids only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// Form of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ListFormat {
+    /// For people.
+    Table,
+    /// An array of states.
+    Json,
+}
+
+/// `ringfence exec`.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// File with what process is in a config.json, in place of the options and the command
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "user", "additional_gids", "cwd", "env", "cap", "no_new_privs", "command",
+        ]
+    )]
+    pub(crate) process: Option<PathBuf>,
+    /// A terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// User id, and group id behind a colon
+    #[arg(short, long, value_name = "UID[:GID]", value_parser = parse_user)]
+    pub(crate) user: Option<User>,
+    /// A further supplementary group
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub(crate) additional_gids: Vec<u32>,
+    /// Working directory in the container
+    #[arg(long, value_name = "DIR", value_parser = parse_cwd)]
+    pub(crate) cwd: Option<String>,
+    /// A variable of the environment
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    pub(crate) env: Vec<String>,
+    /// A further capability
+    #[arg(short, long, value_name = "CAP_NAME", value_parser = parse_capability)]
+    pub(crate) cap: Vec<u64>,
+    /// Without a way to more privileges
+    #[arg(long)]
+    pub(crate) no_new_privs: bool,
+    /// Return when the process runs
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Where to write the id of the process that stands for it on the host
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Who takes the master of the process's terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// Refused unless 0: descriptors cannot be handed into a virtual machine
+    #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
+    pub(crate) preserve_fds: u32,
+    /// Id of the container
+    pub(crate) id: String,
+    /// Program and arguments
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required_unless_present = "process"
+    )]
+    pub(crate) command: Vec<String>,
+}
+
+/// A user and perhaps a group, as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: Option<u32>,
+}
+
+fn parse_user(text: &str) -> Result<User, String> {
+    let number = |text: &str| {
+        text.parse().map_err(|_| format!("{text:?} is no number; names are the image's own"))
+    };
+    match text.split_once(':') {
+        None => Ok(User { uid: number(text)?, gid: None }),
+        Some((uid, gid)) => Ok(User { uid: number(uid)?, gid: Some(number(gid)?) }),
+    }
+}
+
+fn parse_cwd(text: &str) -> Result<String, String> {
+    let is_absolute = text.starts_with('/');
+    if is_absolute { Ok(text.to_owned()) } else { Err("it must be an absolute path".to_owned()) }
+}
+
+fn parse_variable(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("a variable of the environment is NAME=VALUE".to_owned()),
+    }
+}
+
+fn parse_capability(text: &str) -> Result<u64, String> {
+    let unknown = || "Linux has no such capability; a name begins with CAP_".to_owned();
+    sandbox::spec::capability_bit(text).ok_or_else(unknown)
+}
+
+/// `ringfence supervise`.
+#[derive(Debug, Args)]
+pub(crate) struct Supervise {
+    /// Number of the descriptor to the command that waits
+    pub(crate) handover: String,
+    /// That command's own line
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) words: Vec<OsString>,
+}
+
+fn parse_signal(text: &str) -> Result<u8, String> {
+    sandbox::signal_number(text).ok_or_else(|| {
+        "a signal is a number from 0 to 64 or a name, for example TERM or SIGRTMIN+1".to_owned()
+    })
 }
 
 /// `ringfence spec`.
@@ -112,6 +306,11 @@ pub(crate) struct Spec {
     /// Where config.json is written
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(crate) bundle: PathBuf,
+}
+
+/// Reads the line of the command that has started this process as its supervisor.
+pub(crate) fn parse_words(words: Vec<OsString>) -> Result<Arguments, clap::Error> {
+    Arguments::try_parse_from(std::iter::once(OsString::from("ringfence")).chain(words))
 }
 
 /// Reads the command line. What is no command, or has been answered, is an exit status.
@@ -134,21 +333,90 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    fn parse_line(line: &str) -> Command {
+        parse_words(line.split_ascii_whitespace().map(OsString::from).collect()).unwrap().command
+    }
+
     #[test]
     fn runcs_options_are_taken() {
-        let words = "ringfence --root /r --log /l --log-format json --debug --systemd-cgroup run \
-                     --bundle /b --pid-file /p --no-pivot --no-new-keyring c1";
-        let arguments = Arguments::try_parse_from(words.split_ascii_whitespace()).unwrap();
+        let words = "--root /r --log /l --log-format json --debug --systemd-cgroup create \
+                     --bundle /b --pid-file /p --no-pivot --no-new-keyring --preserve-fds 0 \
+                     --console-socket /s c1";
+        let words = words.split_ascii_whitespace().map(OsString::from).collect();
+        let arguments = parse_words(words).unwrap();
         assert_eq!(arguments.global.log_format, LogFormat::Json);
-        let Command::Run(run) = arguments.command else { panic!("{arguments:?}") };
-        assert_eq!(run.id, "c1");
-        assert_eq!(run.bundle, PathBuf::from("/b"));
+        let Command::Create(Create { making }) = arguments.command else { panic!("{arguments:?}") };
+        assert_eq!(making.id, "c1");
+        assert_eq!(making.bundle, PathBuf::from("/b"));
+        assert_eq!(making.console_socket, Some(PathBuf::from("/s")));
+        let Command::Run(run) = parse_line("run -d -b /b c1") else { panic!() };
+        assert!(run.detach && !run.tty);
+        let Command::Delete(delete) = parse_line("delete -f c1") else { panic!() };
+        assert!(delete.force);
+        let Command::List(list) = parse_line("list -q -f json") else { panic!() };
+        assert!(list.quiet && list.format == ListFormat::Json);
+    }
+
+    #[test]
+    fn a_signal_has_a_name_or_a_number() {
+        for (line, signal, all) in [
+            ("kill c1", 15, false),
+            ("kill c1 9", 9, false),
+            ("kill --all c1 SIGUSR1", 10, true),
+            ("kill -a c1 hup", 1, true),
+        ] {
+            let Command::Kill(kill) = parse_line(line) else { panic!("{line}") };
+            assert_eq!((kill.signal, kill.all), (signal, all), "{line}");
+        }
+        for line in ["kill c1 SIGNOTHING", "kill c1 65", "kill c1 9 9", "kill"] {
+            assert!(parse_words(line.split(' ').map(OsString::from).collect()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_supervisor_has_its_commands_line() {
+        let line = "supervise 5 --root /r create --pid-file /p -b /b c1";
+        let Command::Supervise(Supervise { handover, words }) = parse_line(line) else { panic!() };
+        assert_eq!(handover, "5");
+        let Command::Create(create) = parse_words(words).unwrap().command else { panic!() };
+        assert_eq!(create.making.pid_file, Some(PathBuf::from("/p")));
+    }
+
+    #[test]
+    fn a_process_has_options_before_the_id_and_its_own_behind_it() {
+        let line = "exec -t -u 1:2 -g 3 -g 4 --cwd /x -e A=1 -e B= -c CAP_KILL c1 ls -t --user";
+        let Command::Exec(exec) = parse_line(line) else { panic!() };
+        assert_eq!(exec.command, ["ls", "-t", "--user"]);
+        assert_eq!(exec.user, Some(User { uid: 1, gid: Some(2) }));
+        assert_eq!((exec.additional_gids, exec.cap), (vec![3, 4], vec![32]));
+        assert_eq!(exec.env, ["A=1", "B="]);
+        let Command::Exec(exec) = parse_line("exec -d --pid-file /p --process /f c1") else {
+            panic!()
+        };
+        assert!(exec.detach && exec.command.is_empty());
+        for line in [
+            "exec c1",
+            "exec --process /f c1 ls",
+            "exec --process /f -u 1 c1",
+            "exec -u root c1 ls",
+            "exec -e A c1 ls",
+            "exec -c KILL c1 ls",
+            "exec --cwd x c1 ls",
+        ] {
+            assert!(parse_words(line.split(' ').map(OsString::from).collect()).is_err(), "{line}");
+        }
     }
 
     #[test]
     fn other_verbs_are_kept_with_their_words() {
-        let arguments = Arguments::try_parse_from(["ringfence", "kill", "--all", "c1"]).unwrap();
-        let Command::Other(words) = arguments.command else { panic!("{arguments:?}") };
-        assert_eq!(words, ["kill", "--all", "c1"]);
+        let Command::Other(words) = parse_line("update --memory 1 c1") else { panic!() };
+        assert_eq!(words, ["update", "--memory", "1", "c1"]);
+    }
+
+    #[test]
+    fn an_unknown_option_is_an_error() {
+        for line in ["create --frob c1", "state --all c1", "list c1", "--rootles true list"] {
+            assert!(parse_words(line.split(' ').map(OsString::from).collect()).is_err(), "{line}");
+        }
     }
 }

@@ -15,7 +15,7 @@ pub(crate) enum CommandError {
     Sandbox(SandboxError),
     /// The host's configuration is wrong.
     Config(ConfigError),
-    /// An option is not there yet.
+    /// An option cannot be fulfilled.
     Option { option: String, remedy: &'static str },
     /// A command is not there yet.
     NotYet { verb: String },
@@ -23,6 +23,8 @@ pub(crate) enum CommandError {
     Unknown { verb: String },
     /// A file cannot be written.
     Write { path: PathBuf, source: io::Error },
+    /// The answer cannot be written.
+    Print(io::Error),
 }
 
 impl CommandError {
@@ -34,7 +36,8 @@ impl CommandError {
             | Self::Option { .. }
             | Self::NotYet { .. }
             | Self::Unknown { .. }
-            | Self::Write { .. } => REFUSED,
+            | Self::Write { .. }
+            | Self::Print(_) => REFUSED,
         }
     }
 }
@@ -45,14 +48,15 @@ impl std::fmt::Display for CommandError {
             Self::Sandbox(error) => error.fmt(formatter),
             Self::Config(error) => error.fmt(formatter),
             Self::Option { option, remedy } => {
-                write!(formatter, "{option} is not there yet: {remedy}")
+                write!(formatter, "{option} is not supported: {remedy}")
             }
             Self::NotYet { verb } => {
-                write!(formatter, "\"{verb}\" is not supported yet: use \"ringfence run\"")
+                write!(formatter, "\"{verb}\" is not supported yet")
             }
             Self::Unknown { verb } => {
                 write!(formatter, "there is no command {verb:?}: see \"ringfence help\"")
             }
+            Self::Print(_) => formatter.write_str("the answer cannot be written"),
             Self::Write { path, .. } => write!(formatter, "{path:?} cannot be written"),
         }
     }
@@ -63,7 +67,7 @@ impl std::error::Error for CommandError {
         match self {
             Self::Sandbox(error) => error.source(),
             Self::Config(error) => error.source(),
-            Self::Write { source, .. } => Some(source),
+            Self::Write { source, .. } | Self::Print(source) => Some(source),
             Self::Option { .. } | Self::NotYet { .. } | Self::Unknown { .. } => None,
         }
     }

@@ -2,11 +2,12 @@
 
 use crate::args::{Global, LogFormat};
 use crate::error::CommandError;
+use sandbox::text::rfc3339;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -59,6 +60,8 @@ impl Log {
         // One write for one line: lines of several processes do not mix.
         let written = match &self.file {
             Some(file) => (&*file).write_all(line.as_bytes()),
+            // Standard error is the container's.
+            None if sandbox::has_handed_over() => Ok(()),
             None => std::io::stderr().write_all(line.as_bytes()),
         };
         // A message that cannot be told is no reason to end a container.
@@ -81,36 +84,6 @@ fn json_line(level: &str, message: &str) -> String {
 fn text_line(level: &str, message: &str) -> String {
     let time = rfc3339(SystemTime::now());
     format!("time=\"{time}\" level={level} msg={}\n", serde_json::Value::from(message))
-}
-
-/// A time as RFC 3339 has it, in UTC, to the second.
-fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (year, month, day) = date(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// The Gregorian date of a day counted from 1970-01-01.
-fn date(mut day: u64) -> (u64, u64, u64) {
-    let is_leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    let mut year = 1970;
-    while day >= 365 + u64::from(is_leap(year)) {
-        day -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(is_leap(year));
-    let mut month = 1;
-    for days in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if day < days {
-            break;
-        }
-        day -= days;
-        month += 1;
-    }
-    (year, month, day + 1)
 }
 
 /// What this process tells, to the log.
@@ -166,16 +139,6 @@ impl Visit for Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn times_are_those_of_the_calendar() {
-        let at = |seconds| rfc3339(UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(at(0), "1970-01-01T00:00:00Z");
-        assert_eq!(at(951_827_696), "2000-02-29T12:34:56Z");
-        assert_eq!(at(1_735_689_599), "2024-12-31T23:59:59Z");
-        assert_eq!(at(4_102_444_800), "2100-01-01T00:00:00Z");
-    }
 
     #[test]
     fn lines_have_the_form_that_engines_read() {

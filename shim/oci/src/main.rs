@@ -5,7 +5,7 @@ mod commands;
 mod error;
 mod log;
 
-use args::Arguments;
+use args::{Arguments, Command};
 use error::CommandError;
 use std::process::ExitCode;
 
@@ -15,6 +15,11 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(answer) => return answer,
     };
+    if let Command::Supervise(supervise) = arguments.command {
+        // It starts its log itself, and tells errors where they are waited for.
+        let status = commands::supervise::execute(supervise);
+        return ExitCode::from(status.unwrap_or_else(|error| error.exit_status()));
+    }
     let log = match log::Log::start(&arguments.global) {
         Ok(log) => log,
         Err(error) => return report(&error, None),
@@ -26,10 +31,22 @@ fn main() -> ExitCode {
 }
 
 fn execute(arguments: Arguments, began_ns: u64) -> Result<u8, CommandError> {
-    match arguments.command {
-        args::Command::Run(run) => commands::run::execute(arguments.global, run, began_ns),
-        args::Command::Spec(spec) => commands::spec::execute(&spec),
-        args::Command::Other(words) => Err(commands::other::refuse(&words)),
+    let Arguments { global, command } = arguments;
+    match command {
+        Command::Create(create) => commands::create::execute(&global, &create),
+        Command::Delete(delete) => commands::manage::delete(&global, &delete),
+        Command::Exec(exec) => commands::exec::execute(global, exec),
+        Command::Features => commands::features::execute(),
+        Command::Kill(kill) => commands::manage::kill(&global, &kill),
+        Command::List(list) => commands::list::execute(&global, &list),
+        Command::Pause(target) => commands::manage::pause(&global, &target),
+        Command::Resume(target) => commands::manage::resume(&global, &target),
+        Command::Run(run) => commands::run::execute(global, run, began_ns),
+        Command::Spec(spec) => commands::spec::execute(&spec),
+        Command::Start(target) => commands::manage::start(&global, &target),
+        Command::State(target) => commands::state::execute(&global, &target),
+        Command::Supervise(supervise) => commands::supervise::execute(supervise),
+        Command::Other(words) => Err(commands::other::refuse(&words)),
     }
 }
 

@@ -8,23 +8,27 @@
 //! ```
 
 use crate::config::{HostConfig, Parts};
+use crate::console::Console;
 use crate::container_id::ContainerId;
-use crate::error::{Console, SandboxError};
+use crate::detach::Handover;
+use crate::error::{LastWords, SandboxError};
 use crate::hooks::{self, ContainerState};
 use crate::host_files::{self, OpenShare};
 use crate::machine::{self, MachineFiles};
-use crate::policy::{self, SignalAction, State};
+use crate::mount_points;
+use crate::policy::{self, SignalAction, Situation, Terminal};
 use crate::signals::Signals;
 use crate::spec::{ContainerSpec, Hooks, Plan, VmPlan};
-use crate::stdio::Streams;
-use crate::store::StateDir;
+use crate::stdio::{self, StdioError, Streams};
+use crate::store::{StateDir, Status};
+use crate::streams::{Sockets, Wanted};
+use crate::terminal::{self, HostTerminal};
 use crate::timeline::{Moment, Timeline};
 use crate::vm_process::{Asked, VmError, VmProcess};
-use crate::{mount_points, terminal};
 use agent_client::{Client, ClientError, Connection, Hello};
 use agent_protocol::{
-    CONTROL_PORT, ContainerPlan, ErrorKind as AgentErrorKind, Event, GuestConfig, SeccompPlan,
-    VERSION,
+    CONTROL_PORT, ContainerPlan, ErrorKind as AgentErrorKind, Event, FIRST_STREAM_PORT,
+    GuestConfig, ProcessPlan, SeccompPlan, StdioPlan, VERSION,
 };
 use rustix::time::{ClockId, clock_gettime};
 use std::io;
@@ -56,6 +60,7 @@ pub(crate) struct Prepared {
 pub(crate) struct Booted {
     guest: Guest,
     streams: Streams,
+    terminal: Option<HostTerminal>,
     plan: ContainerPlan,
     hooks: Hooks,
     hook_state: ContainerState,
@@ -66,7 +71,9 @@ pub(crate) struct Booted {
 pub(crate) struct Ready {
     pub(crate) guest: Guest,
     pub(crate) streams: Streams,
-    pub(crate) terminal: bool,
+    pub(crate) terminal: Option<HostTerminal>,
+    /// The first process, as it was made.
+    pub(crate) init: ProcessPlan,
     pub(crate) hooks: Hooks,
     pub(crate) hook_state: ContainerState,
 }
@@ -82,6 +89,25 @@ pub(crate) struct Guest {
     pub(crate) deadline: Duration,
 }
 
+/// The terminal on the host that a bundle's is joined with, if it wants one.
+pub(crate) fn terminal(
+    plan: &Plan,
+    is_detached: bool,
+    console_socket: Option<&Path>,
+) -> Result<Option<HostTerminal>, SandboxError> {
+    match (plan.container.terminal(), is_detached, console_socket) {
+        (false, _, None) => Ok(None),
+        (false, _, Some(_)) => Err(SandboxError::NoConsole),
+        (true, true, None) => Err(SandboxError::NoConsoleSocket),
+        (true, true, Some(socket)) => {
+            let console = Console::open(socket, plan.container.console_size())?;
+            Ok(Some(HostTerminal::Console(console)))
+        }
+        (true, false, _) if terminal::is_terminal() => Ok(Some(HostTerminal::Caller)),
+        (true, false, _) => Err(SandboxError::NoTerminal),
+    }
+}
+
 /// Opens everything and claims the id.
 pub(crate) fn prepare(
     id: &ContainerId,
@@ -90,9 +116,6 @@ pub(crate) fn prepare(
     config: &HostConfig,
     parts: &Parts,
 ) -> Result<Prepared, SandboxError> {
-    if plan.container.terminal() && !terminal::is_terminal() {
-        return Err(SandboxError::NoTerminal);
-    }
     let kvm = host_files::open_kvm(&config.kvm)?;
     let (kernel_name, kernel_path) = match &plan.vm.kernel {
         Some(path) => ("vm.kernel.path", path.clone()),
@@ -105,7 +128,7 @@ pub(crate) fn prepare(
     let kernel = host_files::open_part(kernel_name, &kernel_path)?;
     let initrd = host_files::open_part(initrd_name, initrd_path)?;
     let shares = host_files::open_shares(&plan.shares)?;
-    let (state, recovered) = StateDir::claim(root, id, &plan.bundle)?;
+    let (state, recovered) = StateDir::claim(root, id, &plan)?;
     if recovered {
         tracing::warn!("an earlier container {id} had been left behind and was cleaned up");
     }
@@ -144,19 +167,18 @@ impl Prepared {
         mut self,
         config: &HostConfig,
         parts: &Parts,
+        terminal: Option<HostTerminal>,
         signals: &Signals,
         timeline: &mut Timeline,
     ) -> Result<Booted, SandboxError> {
-        let size = self
-            .container
-            .terminal()
-            .then(|| terminal::size().or(self.container.console_size()).unwrap_or_default());
-        let mut streams = Streams::prepare(size)?;
+        let wanted = self.wanted_streams(terminal.as_ref());
+        let mut sockets = Sockets::open(wanted, FIRST_STREAM_PORT).map_err(StdioError::Sockets)?;
         let cpus = self.vm.host_cpus.as_deref();
         let mut vm = VmProcess::start(&parts.vmm, cpus).map_err(SandboxError::Machine)?;
-        self.state.set_vmm(vm.reference())?;
+        let reference = vm.reference();
+        self.state.change(|record| record.vmm = reference)?;
         let (control, theirs) = control_pair().map_err(SandboxError::Events)?;
-        let mut ports = streams.take_ports();
+        let mut ports = sockets.take_ports();
         ports.push((CONTROL_PORT, theirs));
         let asked = self.ask(&mut vm, config, ports).await;
         timeline.mark(Moment::BootAsked);
@@ -174,7 +196,22 @@ impl Prepared {
         let configured = connection.client.configure(guest_config, config.request_timeout());
         self.state.watch(&mut vm, signals, "configuring the guest", configured).await?;
         timeline.mark(Moment::AgentReady);
-        Ok(self.booted(vm, connection, streams, seccomp, config.request_timeout()))
+        let plan = sockets.plan();
+        let console = terminal.as_ref().and_then(HostTerminal::console);
+        let streams = Streams::join(wanted, sockets.into_ends(), console)?;
+        let deadline = config.request_timeout();
+        Ok(Booted { terminal, ..self.booted(vm, connection, streams, (seccomp, plan), deadline) })
+    }
+
+    /// Which streams the container has.
+    fn wanted_streams(&self, terminal: Option<&HostTerminal>) -> Wanted {
+        match terminal {
+            None => stdio::of_caller(),
+            Some(terminal) => {
+                let size = terminal.size().or(self.container.console_size());
+                Wanted::Terminal(size.unwrap_or_default())
+            }
+        }
     }
 
     fn booted(
@@ -182,15 +219,16 @@ impl Prepared {
         vm: VmProcess,
         connection: Connection,
         streams: Streams,
-        seccomp: Option<SeccompPlan>,
+        (seccomp, stdio): (Option<SeccompPlan>, StdioPlan),
         deadline: Duration,
     ) -> Booted {
         let files = single_files(&self.files.shares);
-        let plan = self.container.finish(&files, seccomp, streams.plan());
+        let plan = self.container.finish(&files, seccomp, stdio);
         let Connection { client, hello: _, events } = connection;
         Booted {
             guest: Guest { id: self.id, client, events, vm, state: self.state, deadline },
             streams,
+            terminal: None,
             plan,
             hooks: self.hooks,
             hook_state: self.hook_state,
@@ -259,12 +297,12 @@ impl Booted {
         let step = "creating the container";
         // runtime-spec, lifecycle steps 3 and 4.
         hooks::run(&self.hooks.before_create, &self.hook_state).await?;
-        let terminal = self.plan.init.stdio.terminal.is_some();
+        let init = self.plan.init.clone();
         let created = self.guest.client.create_container(self.plan, self.guest.deadline);
         let created = self.guest.state.watch(&mut self.guest.vm, signals, step, created).await?;
         timeline.mark_guest(Moment::Created, created.at_ns);
-        let Self { guest, streams, plan: _, hooks, hook_state } = self;
-        Ok(Ready { guest, streams, terminal, hooks, hook_state })
+        let Self { guest, streams, terminal, plan: _, hooks, hook_state } = self;
+        Ok(Ready { guest, streams, terminal, init, hooks, hook_state })
     }
 }
 
@@ -327,19 +365,27 @@ impl StateDir {
         }
     }
 
-    pub(crate) fn last_words(&self) -> Console {
-        Console(crate::text::last_lines(&self.console_path()))
+    /// Tells the command that waits for the container, which from now on stays until it is deleted.
+    pub(crate) fn hand_over(&mut self, handover: Handover) -> Result<(), SandboxError> {
+        self.change(|record| record.detached = true)?;
+        handover.ready()?;
+        self.keep();
+        Ok(())
+    }
+
+    pub(crate) fn last_words(&self) -> LastWords {
+        LastWords(crate::text::last_lines(&self.console_path()))
     }
 }
 
 /// A signal that ends programs.
 async fn given_up(signals: &Signals) -> u8 {
+    let creating =
+        Situation { status: Status::Creating, detached: false, terminal: Terminal::None };
     loop {
         match signals.next().await {
-            Ok(signal)
-                if policy::on_signal(State::Creating, signal, false) == SignalAction::Abort =>
-            {
-                return signal;
+            Ok(signal) if policy::on_signal(creating, signal) == SignalAction::Abort => {
+                return signal.number;
             }
             Ok(_) => {}
             Err(_) => std::future::pending().await,
@@ -375,13 +421,13 @@ fn guest_config() -> io::Result<GuestConfig> {
     if filled != seed.len() {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
     }
+    Ok(GuestConfig { version: VERSION, realtime_ns: realtime_ns(), seed, shares: true })
+}
+
+/// The host's CLOCK_REALTIME in nanoseconds since the epoch.
+pub(crate) fn realtime_ns() -> u64 {
     let now = clock_gettime(ClockId::Realtime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
-    Ok(GuestConfig {
-        version: VERSION,
-        realtime_ns: seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds),
-        seed,
-        shares: true,
-    })
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }

@@ -1,12 +1,16 @@
-//! Why a container did not run to its end, and the one table from that to an exit status.
+//! Why a container did not run to its end, or a command about it failed.
 
 use crate::config::ConfigError;
+use crate::console::ConsoleError;
 use crate::container_id::ContainerIdError;
+use crate::control::ControlError;
+use crate::detach::DetachError;
+use crate::error_kind::ErrorKind;
 use crate::hooks::HookError;
 use crate::host_files::HostFileError;
 use crate::spec::SpecError;
 use crate::stdio::StdioError;
-use crate::store::StoreError;
+use crate::store::{Status, StoreError};
 use crate::vm_process::{VmEnd, VmError};
 use agent_client::ClientError;
 use agent_protocol::AgentError;
@@ -41,6 +45,57 @@ pub enum SandboxError {
         "process.terminal is true, and the standard input is no terminal: run it from one, or set process.terminal to false"
     )]
     NoTerminal,
+    /// The bundle wants a terminal and nobody takes it.
+    #[error(
+        "process.terminal is true, and the container is to run without this command: name a --console-socket, or set process.terminal to false"
+    )]
+    NoConsoleSocket,
+    /// There is no terminal to be taken.
+    #[error(
+        "--console-socket needs process.terminal: set it to true in config.json, or leave the option out"
+    )]
+    NoConsole,
+    /// A terminal cannot be both here and elsewhere.
+    #[error("--console-socket is for a container that runs without this command: add --detach")]
+    ConsoleInForeground,
+    /// The terminal cannot be handed to the caller.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// The supervisor cannot be asked, or has refused.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// No supervisor was left behind.
+    #[error(transparent)]
+    Detach(#[from] DetachError),
+    /// A container is not where the command needs it to be in its life.
+    #[error("container \"{id}\" is {status}: {problem}")]
+    WrongStatus {
+        /// Its id.
+        id: String,
+        /// Where it is.
+        status: Status,
+        /// What that means.
+        problem: &'static str,
+    },
+    /// A container that was to be deleted does not end.
+    #[error("container \"{id}\" cannot be deleted: its {what} did not end within {} s", patience.as_secs())]
+    DoesNotEnd {
+        /// Its id.
+        id: String,
+        /// What does not end.
+        what: &'static str,
+        /// How long it was waited for.
+        patience: Duration,
+    },
+    /// A supervisor was killed while a process ran.
+    #[error("the container's supervisor has ended, and with it the container and this process")]
+    SupervisorGone,
+    /// The VMM does not answer.
+    #[error("the virtual machine monitor did not answer within {} ms", deadline.as_millis())]
+    MachineHangs {
+        /// How long it had.
+        deadline: Duration,
+    },
     /// The terminal cannot be used.
     #[error("the terminal cannot be switched to raw mode")]
     RawMode(#[source] io::Error),
@@ -85,7 +140,7 @@ pub enum SandboxError {
         /// How.
         end: VmEnd,
         /// The guest kernel's last messages.
-        console: Console,
+        console: LastWords,
     },
     /// The guest's agent did not say hello.
     #[error(
@@ -96,7 +151,7 @@ pub enum SandboxError {
         /// How long it had.
         deadline: Duration,
         /// The guest kernel's last messages.
-        console: Console,
+        console: LastWords,
     },
     /// The agent did not answer a request.
     #[error("{step}: the guest did not answer in time (request_timeout_ms){console}")]
@@ -107,7 +162,7 @@ pub enum SandboxError {
         #[source]
         source: ClientError,
         /// The guest kernel's last messages.
-        console: Console,
+        console: LastWords,
     },
     /// The agent closed its stream or lied.
     #[error("{step}: the guest's agent failed{console}")]
@@ -118,7 +173,7 @@ pub enum SandboxError {
         #[source]
         source: ClientError,
         /// The guest kernel's last messages.
-        console: Console,
+        console: LastWords,
     },
     /// The program is not there.
     #[error("{0}")]
@@ -158,46 +213,11 @@ pub enum SandboxError {
 
 /// The guest kernel's last messages, behind an error.
 #[derive(Debug)]
-pub struct Console(pub(crate) Vec<String>);
+pub struct LastWords(pub(crate) Vec<String>);
 
-impl std::fmt::Display for Console {
+impl std::fmt::Display for LastWords {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(&crate::text::attached("last messages of the guest's kernel", &self.0))
-    }
-}
-
-/// What kind of failure it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// Refused or failed before the program ran.
-    Refused,
-    /// The program is not there.
-    ProgramMissing,
-    /// The program cannot be executed.
-    ProgramNotExecutable,
-    /// The virtual machine ended by itself.
-    VmDied,
-    /// The guest's agent broke its protocol.
-    AgentFailed,
-    /// A deadline has passed.
-    Deadline,
-    /// Output of the container was lost.
-    OutputLost,
-}
-
-impl ErrorKind {
-    /// The exit status of `ringfence run`; see `docs/exit-status.md`.
-    #[must_use]
-    pub fn exit_status(self) -> u8 {
-        match self {
-            Self::Refused => 125,
-            Self::ProgramNotExecutable => 126,
-            Self::ProgramMissing => 127,
-            Self::VmDied => 250,
-            Self::AgentFailed => 251,
-            Self::Deadline => 252,
-            Self::OutputLost => 253,
-        }
     }
 }
 
@@ -208,10 +228,15 @@ impl SandboxError {
         match self {
             Self::ProgramMissing(_) => ErrorKind::ProgramMissing,
             Self::ProgramNotExecutable(_) => ErrorKind::ProgramNotExecutable,
-            Self::VmDied { .. } => ErrorKind::VmDied,
+            Self::VmDied { .. } | Self::SupervisorGone => ErrorKind::VmDied,
             Self::Agent { .. } => ErrorKind::AgentFailed,
+            Self::Detach(error) => error.kind(),
+            Self::Control(ControlError::Refused { kind, .. }) => *kind,
             Self::BootTimeout { .. }
             | Self::Deadline { .. }
+            | Self::MachineHangs { .. }
+            | Self::DoesNotEnd { .. }
+            | Self::Control(ControlError::Silent)
             | Self::Stdio(StdioError::Stuck { .. }) => ErrorKind::Deadline,
             Self::Stdio(StdioError::Lost { .. }) => ErrorKind::OutputLost,
             Self::Id(_)
@@ -221,6 +246,12 @@ impl SandboxError {
             | Self::Store(_)
             | Self::Hook(_)
             | Self::NoTerminal
+            | Self::NoConsoleSocket
+            | Self::NoConsole
+            | Self::ConsoleInForeground
+            | Self::Console(_)
+            | Self::Control(_)
+            | Self::WrongStatus { .. }
             | Self::RawMode(_)
             | Self::Events(_)
             | Self::Write { .. }
@@ -230,7 +261,9 @@ impl SandboxError {
             | Self::Guest { .. }
             | Self::PlanTooLarge { .. }
             | Self::Interrupted { .. }
-            | Self::Stdio(StdioError::Connect { .. }) => ErrorKind::Refused,
+            | Self::Stdio(StdioError::Connect { .. } | StdioError::Sockets(_)) => {
+                ErrorKind::Refused
+            }
         }
     }
 }

@@ -1,11 +1,13 @@
 //! A child process that is waited for by its descriptor, and killed when it is forgotten.
 #![expect(unsafe_code, reason = "code between fork and exec")]
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 
 /// A running child.
@@ -105,12 +107,17 @@ fn die_with_parent(command: &mut Command) {
 }
 
 impl ProcessRef {
-    /// The process that has this number now.
+    /// The process that has this number now. One that has ended, and waits to be reaped by whoever
+    /// its parent is, is none.
     pub(crate) fn of(pid: i32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field, in parentheses, may hold anything.
         let (_, fields) = stat.rsplit_once(')')?;
-        let start_time = fields.split_ascii_whitespace().nth(19)?.parse().ok()?;
+        let mut fields = fields.split_ascii_whitespace();
+        if matches!(fields.next()?, "Z" | "X") {
+            return None;
+        }
+        let start_time = fields.nth(18)?.parse().ok()?;
         Some(Self { pid, start_time })
     }
 
@@ -125,13 +132,38 @@ impl ProcessRef {
 
     /// Kills it if it is still the same process.
     pub(crate) fn kill(self) {
-        let Some(pid) = Pid::from_raw(self.pid) else { return };
-        // The descriptor is opened before the check: what is checked is what is killed.
-        if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
-            && self.is_alive()
-        {
+        if let Some(pidfd) = self.open() {
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
         }
+    }
+
+    /// Asks it to end if it is still the same process.
+    pub(crate) fn terminate(self) {
+        if let Some(pidfd) = self.open() {
+            let _ = pidfd_send_signal(&pidfd, Signal::TERM);
+        }
+    }
+
+    /// Waits until it has ended; false if the time was over before.
+    pub(crate) fn wait(self, patience: Duration) -> bool {
+        let Some(pidfd) = self.open() else { return true };
+        let until = Instant::now() + patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(timeout) = Timespec::try_from(left) else { return false };
+            match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) => return false,
+                Ok(_) => return true,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return !self.is_alive(),
+            }
+        }
+    }
+
+    /// The descriptor is opened before the check: what was checked is what it means.
+    fn open(self) -> Option<OwnedFd> {
+        let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        self.is_alive().then_some(pidfd)
     }
 }
 
@@ -145,6 +177,18 @@ mod tests {
         assert!(own.is_alive());
         let other = ProcessRef { start_time: own.start_time + 1, ..own };
         assert!(!other.is_alive());
+    }
+
+    #[test]
+    fn a_process_that_waits_to_be_reaped_is_none() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let reference = ProcessRef::of(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(!reference.wait(Duration::from_millis(10)));
+        reference.kill();
+        assert!(reference.wait(Duration::from_secs(20)));
+        assert!(!reference.is_alive());
+        child.wait().unwrap();
+        assert!(reference.wait(Duration::ZERO));
     }
 
     #[tokio::test]

@@ -27,6 +27,14 @@ const KEPT: [i32; 13] = [
     33,
 ];
 
+/// A signal that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) number: u8,
+    /// The kernel sent it of itself, as a terminal's driver does.
+    pub(crate) by_kernel: bool,
+}
+
 /// The signals of this process, from now on read here. They stay blocked: the process ends soon
 /// after, and a signal that comes in between must not cut its cleaning up short.
 #[derive(Debug)]
@@ -61,7 +69,7 @@ impl Signals {
     }
 
     /// The next signal. Nothing is lost if the caller gives up waiting.
-    pub(crate) async fn next(&self) -> io::Result<u8> {
+    pub(crate) async fn next(&self) -> io::Result<Received> {
         loop {
             let mut guard = self.descriptor.readable().await?;
             match read_one(guard.get_inner()) {
@@ -72,7 +80,7 @@ impl Signals {
     }
 }
 
-fn read_one(descriptor: &OwnedFd) -> io::Result<u8> {
+fn read_one(descriptor: &OwnedFd) -> io::Result<Received> {
     let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
     let size = size_of::<libc::signalfd_siginfo>();
     // SAFETY: the buffer is `size` bytes of this function; the kernel writes whole records.
@@ -85,7 +93,10 @@ fn read_one(descriptor: &OwnedFd) -> io::Result<u8> {
     }
     // SAFETY: the kernel has filled the whole record.
     let info = unsafe { info.assume_init() };
-    u8::try_from(info.ssi_signo).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+    let number =
+        u8::try_from(info.ssi_signo).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    // sigaction(2): SI_USER and the like are 0 or negative, the kernel's own are above.
+    Ok(Received { number, by_kernel: info.ssi_code > 0 })
 }
 
 /// Lets every signal through, in a child before it executes its program.

@@ -10,27 +10,35 @@
 //! non-blocking: a reader that stops blocks the thread of its own stream and nothing else. A
 //! stream that is the host's `/dev/null` is the guest's.
 
-use agent_protocol::{FIRST_STREAM_PORT, StdioPlan, TerminalPlan, WindowSize};
+use crate::console::Console;
+use crate::streams::Wanted;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, fstat, major, minor};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use rustix::net::{Shutdown, shutdown};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Bytes that a thread moves at once.
 const BUFFER: usize = 64 * 1024;
+/// After so long without output a stream that others hold open is left.
+const QUIET: Duration = Duration::from_millis(250);
+/// After so long one is left that they write to.
+const SETTLED: Duration = Duration::from_secs(5);
 /// A thread moves bytes and has no deep calls.
 const STACK: usize = 128 * 1024;
 
 /// Why streams could not be carried.
 #[derive(Debug, thiserror::Error)]
 pub enum StdioError {
+    /// No sockets.
+    #[error("the container's streams cannot be connected")]
+    Sockets(#[source] io::Error),
     /// A socket pair or a thread could not be made.
     #[error("the container's {stream} cannot be connected")]
     Connect {
@@ -59,108 +67,121 @@ pub enum StdioError {
     },
 }
 
-/// Streams of a container that is not made yet.
-#[derive(Debug)]
-pub(crate) struct Streams {
-    plan: StdioPlan,
-    /// For the VMM: host ports and what they lead to.
-    ports: Vec<(u32, OwnedFd)>,
-    input: Option<OwnedFd>,
-    outputs: Vec<(Sink, OwnedFd)>,
-}
-
-/// Where a container's output goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sink {
+/// Where a stream of a container begins or ends on the host.
+#[derive(Clone, Debug)]
+enum HostEnd {
+    Stdin,
     Stdout,
     Stderr,
+    Console(Console),
 }
 
-impl Sink {
-    fn name(self) -> &'static str {
+impl HostEnd {
+    fn name(&self) -> &'static str {
         match self {
+            Self::Stdin => "standard input",
             Self::Stdout => "standard output",
             Self::Stderr => "standard error",
+            Self::Console(_) => "terminal",
         }
     }
 
-    fn descriptor(self) -> BorrowedFd<'static> {
+    fn thread_name(&self) -> &'static str {
         match self {
-            Self::Stdout => rustix::stdio::stdout(),
-            Self::Stderr => rustix::stdio::stderr(),
+            Self::Stdin => "stdin",
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Console(_) => "console",
         }
     }
+}
+
+impl AsFd for HostEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stdin => rustix::stdio::stdin(),
+            Self::Stdout => rustix::stdio::stdout(),
+            Self::Stderr => rustix::stdio::stderr(),
+            Self::Console(console) => console.as_fd(),
+        }
+    }
+}
+
+/// Which of the caller's streams lead anywhere.
+pub(crate) fn of_caller() -> Wanted {
+    Wanted::Streams {
+        stdin: !is_null(rustix::stdio::stdin()),
+        stdout: !is_null(rustix::stdio::stdout()),
+        stderr: !is_null(rustix::stdio::stderr()),
+    }
+}
+
+/// Streams of a process that are not carried yet.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    input: Option<(HostEnd, OwnedFd)>,
+    outputs: Vec<(HostEnd, OwnedFd)>,
 }
 
 impl Streams {
-    /// Three streams, or a terminal of this size.
-    pub(crate) fn prepare(terminal: Option<WindowSize>) -> Result<Self, StdioError> {
-        let mut streams = Self {
-            plan: StdioPlan::default(),
-            ports: Vec::new(),
-            input: None,
-            outputs: Vec::new(),
+    /// Joins the sockets of `wanted`, in the order of its streams, with the caller's descriptors or
+    /// the console.
+    ///
+    /// # Errors
+    /// [`StdioError::Connect`].
+    pub(crate) fn join(
+        wanted: Wanted,
+        sockets: Vec<OwnedFd>,
+        console: Option<&Console>,
+    ) -> Result<Self, StdioError> {
+        let mut sockets = sockets.into_iter();
+        let mut next = |stream: &'static str| {
+            let missing = || connect(stream)(io::Error::from(io::ErrorKind::NotConnected));
+            sockets.next().ok_or_else(missing)
         };
-        if let Some(size) = terminal {
-            let (port, ours) = streams.open("terminal")?;
-            let both = ours.try_clone().map_err(connect("terminal"))?;
-            streams.plan.terminal = Some(TerminalPlan { port, size });
-            streams.input = Some(ours);
-            streams.outputs.push((Sink::Stdout, both));
-            return Ok(streams);
-        }
-        if !is_null(rustix::stdio::stdin()) {
-            let (port, ours) = streams.open("standard input")?;
-            streams.plan.stdin = Some(port);
-            streams.input = Some(ours);
-        }
-        for sink in [Sink::Stdout, Sink::Stderr] {
-            if is_null(sink.descriptor()) {
-                continue;
+        let mut streams = Self { input: None, outputs: Vec::new() };
+        match wanted {
+            Wanted::Terminal(_) => {
+                let socket = next("terminal")?;
+                let both = socket.try_clone().map_err(connect("terminal"))?;
+                let (from, to) = match console {
+                    Some(console) => {
+                        (HostEnd::Console(console.clone()), HostEnd::Console(console.clone()))
+                    }
+                    None => (HostEnd::Stdin, HostEnd::Stdout),
+                };
+                streams.input = Some((from, socket));
+                streams.outputs.push((to, both));
             }
-            let (port, ours) = streams.open(sink.name())?;
-            match sink {
-                Sink::Stdout => streams.plan.stdout = Some(port),
-                Sink::Stderr => streams.plan.stderr = Some(port),
+            Wanted::Streams { stdin, stdout, stderr } => {
+                if stdin {
+                    streams.input = Some((HostEnd::Stdin, next("standard input")?));
+                }
+                for (wanted, end) in [(stdout, HostEnd::Stdout), (stderr, HostEnd::Stderr)] {
+                    if wanted {
+                        let socket = next(end.name())?;
+                        streams.outputs.push((end, socket));
+                    }
+                }
             }
-            streams.outputs.push((sink, ours));
         }
         Ok(streams)
-    }
-
-    fn open(&mut self, stream: &'static str) -> Result<(u32, OwnedFd), StdioError> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| connect(stream)(errno.into()))?;
-        let port = u32::try_from(self.ports.len())
-            .map_or(FIRST_STREAM_PORT, |count| FIRST_STREAM_PORT.saturating_add(count));
-        self.ports.push((port, theirs));
-        Ok((port, ours))
-    }
-
-    /// For the agent.
-    pub(crate) fn plan(&self) -> StdioPlan {
-        self.plan.clone()
-    }
-
-    /// For the VMM, once.
-    pub(crate) fn take_ports(&mut self) -> Vec<(u32, OwnedFd)> {
-        std::mem::take(&mut self.ports)
     }
 
     /// Starts the threads.
     pub(crate) fn start(self) -> Result<Relays, StdioError> {
         let mut outputs = Vec::new();
         for (sink, socket) in self.outputs {
-            outputs.push(start_output(sink, socket).map_err(connect(sink.name()))?);
+            let stream = sink.name();
+            outputs.push(start_output(sink, socket).map_err(connect(stream))?);
         }
-        if let Some(socket) = self.input {
-            let name = "stdin".to_owned();
+        if let Some((source, socket)) = self.input {
+            let stream = source.name();
             thread::Builder::new()
-                .name(name)
+                .name(source.thread_name().to_owned())
                 .stack_size(STACK)
-                .spawn(move || carry_input(&socket))
-                .map_err(connect("standard input"))?;
+                .spawn(move || carry_input(&source, &socket))
+                .map_err(connect(stream))?;
         }
         Ok(Relays { outputs })
     }
@@ -171,17 +192,25 @@ fn connect(stream: &'static str) -> impl FnOnce(io::Error) -> StdioError {
 }
 
 /// Streams that are being carried.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Relays {
     outputs: Vec<Output>,
 }
 
 #[derive(Debug)]
 struct Output {
-    sink: Sink,
+    stream: &'static str,
     end: oneshot::Receiver<Result<(), io::Error>>,
-    /// The thread waits for the caller's reader, not for the guest.
-    writing: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+}
+
+/// What a thread that carries output is doing.
+#[derive(Debug, Default)]
+struct Progress {
+    /// It waits for the caller's reader, not for the guest.
+    writing: AtomicBool,
+    /// How often it has got something from the guest.
+    reads: AtomicU64,
 }
 
 impl Relays {
@@ -196,48 +225,79 @@ impl Relays {
         }
         result
     }
+
+    /// Waits until the output of a process that has ended is written. Whatever the process has
+    /// written is on its way when its end is told: a stream that others hold open is not waited for
+    /// once nothing comes.
+    pub(crate) async fn settle(self) -> Result<(), StdioError> {
+        let until = Instant::now() + SETTLED;
+        let mut result = Ok(());
+        for output in self.outputs {
+            result = result.and(output.settle(until).await);
+        }
+        result
+    }
 }
 
 impl Output {
+    async fn settle(mut self, until: Instant) -> Result<(), StdioError> {
+        let mut seen = None;
+        loop {
+            if let Ok(end) = tokio::time::timeout(QUIET, &mut self.end).await {
+                return self.ended(end);
+            }
+            let reads = Some(self.progress.reads.load(Ordering::Relaxed));
+            let writes = self.progress.writing.load(Ordering::Relaxed);
+            if !writes && (reads == seen || Instant::now() > until) {
+                return Ok(());
+            }
+            seen = reads;
+        }
+    }
+
+    fn ended(
+        &self,
+        end: Result<io::Result<()>, oneshot::error::RecvError>,
+    ) -> Result<(), StdioError> {
+        // A thread that is gone without a word has panicked.
+        let end = end.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::BrokenPipe)));
+        end.map_err(|source| StdioError::Lost { stream: self.stream, source })
+    }
+
     async fn drain(mut self, patience: Duration) -> Result<(), StdioError> {
-        let stream = self.sink.name();
         loop {
             match tokio::time::timeout(patience, &mut self.end).await {
-                Ok(Ok(Ok(()))) => return Ok(()),
-                Ok(Ok(Err(source))) => return Err(StdioError::Lost { stream, source }),
-                // The thread is gone without a word: it has panicked.
-                Ok(Err(_)) => {
-                    let source = io::Error::from(io::ErrorKind::BrokenPipe);
-                    return Err(StdioError::Lost { stream, source });
-                }
-                Err(_) if self.writing.load(Ordering::Relaxed) => {}
-                Err(_) => return Err(StdioError::Stuck { stream, patience }),
+                Ok(end) => return self.ended(end),
+                Err(_) if self.progress.writing.load(Ordering::Relaxed) => {}
+                Err(_) => return Err(StdioError::Stuck { stream: self.stream, patience }),
             }
         }
     }
 }
 
-fn start_output(sink: Sink, socket: OwnedFd) -> io::Result<Output> {
+fn start_output(sink: HostEnd, socket: OwnedFd) -> io::Result<Output> {
     let (sender, end) = oneshot::channel();
-    let writing = Arc::new(AtomicBool::new(false));
-    let shared = Arc::clone(&writing);
-    let name = match sink {
-        Sink::Stdout => "stdout",
-        Sink::Stderr => "stderr",
-    };
-    thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
-        let result = carry_output(&socket, sink.descriptor(), &shared);
-        // The guest must learn that nobody reads any more: its process gets SIGPIPE.
+    let progress = Arc::new(Progress::default());
+    let shared = Arc::clone(&progress);
+    let stream = sink.name();
+    let name = sink.thread_name().to_owned();
+    thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
+        let mut result = carry_output(&socket, sink.as_fd(), &shared);
+        // A console that was hung up is the caller's wish, as for any terminal.
+        if matches!(sink, HostEnd::Console(_)) {
+            result = Ok(());
+        }
+        // The guest must learn that nobody reads any more: its process gets SIGPIPE, or SIGHUP.
         let _ = shutdown(&socket, Shutdown::Both);
         drop(socket);
         // Nobody waits for a stream whose machine has died.
         drop(sender.send(result));
     })?;
-    Ok(Output { sink, end, writing })
+    Ok(Output { stream, end, progress })
 }
 
 /// From the guest to the caller, until the guest ends it.
-fn carry_output(socket: &OwnedFd, sink: BorrowedFd<'_>, writing: &AtomicBool) -> io::Result<()> {
+fn carry_output(socket: &OwnedFd, sink: BorrowedFd<'_>, progress: &Progress) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
         let count = match read_some(socket, &mut buffer) {
@@ -245,21 +305,27 @@ fn carry_output(socket: &OwnedFd, sink: BorrowedFd<'_>, writing: &AtomicBool) ->
             Ok(count) => count,
             Err(errno) => return Err(errno.into()),
         };
-        writing.store(true, Ordering::Relaxed);
+        progress.reads.fetch_add(1, Ordering::Relaxed);
+        progress.writing.store(true, Ordering::Relaxed);
         write_all(sink, buffer.get(..count).unwrap_or_default())?;
-        writing.store(false, Ordering::Relaxed);
+        progress.writing.store(false, Ordering::Relaxed);
     }
 }
 
 /// From the caller to the guest, until either ends it. An error of the caller's stream is its end.
-fn carry_input(socket: &OwnedFd) {
+fn carry_input(source: &HostEnd, socket: &OwnedFd) {
     let mut buffer = vec![0; BUFFER];
-    while let Ok(count @ 1..) = read_some(rustix::stdio::stdin(), &mut buffer) {
+    while let Ok(count @ 1..) = read_some(source, &mut buffer) {
         if write_all(socket, buffer.get(..count).unwrap_or_default()).is_err() {
             return;
         }
     }
-    let _ = shutdown(socket, Shutdown::Write);
+    // The end of a console is no end of file: its other end was closed, the terminal is hung up.
+    let end = match source {
+        HostEnd::Console(_) => Shutdown::Both,
+        _ => Shutdown::Write,
+    };
+    let _ = shutdown(socket, end);
 }
 
 fn read_some(source: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -316,11 +382,11 @@ mod tests {
     fn output_is_carried_to_its_end() {
         let (ours, mut guest) = pair();
         let (mut reader, writer) = io::pipe().unwrap();
-        let writing = AtomicBool::new(false);
+        let progress = Progress::default();
         thread::scope(|scope| {
             scope.spawn(move || guest.write_all(&vec![7; 300_000]).unwrap());
             let carried = scope.spawn(|| {
-                let result = carry_output(&ours, writer.as_fd(), &writing);
+                let result = carry_output(&ours, writer.as_fd(), &progress);
                 drop(writer);
                 result
             });
@@ -342,7 +408,7 @@ mod tests {
         ] {
             let (ours, mut guest) = pair();
             guest.write_all(b"lost").unwrap();
-            let error = carry_output(&ours, sink.as_fd(), &AtomicBool::new(false)).unwrap_err();
+            let error = carry_output(&ours, sink.as_fd(), &Progress::default()).unwrap_err();
             assert_eq!(error.kind(), kind);
         }
     }
@@ -364,10 +430,18 @@ mod tests {
     #[tokio::test]
     async fn a_guest_that_does_not_end_its_stream_has_patience() {
         let (sender, end) = oneshot::channel();
-        let output = Output { sink: Sink::Stdout, end, writing: Arc::new(AtomicBool::new(false)) };
+        let output = Output { stream: "standard output", end, progress: Arc::default() };
         let relays = Relays { outputs: vec![output] };
         let error = relays.drain(Duration::from_millis(20)).await.unwrap_err();
         assert!(matches!(error, StdioError::Stuck { .. }), "{error}");
+        drop(sender);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_others_hold_open_is_left() {
+        let (sender, end) = oneshot::channel();
+        let output = Output { stream: "standard output", end, progress: Arc::default() };
+        Relays { outputs: vec![output] }.settle().await.unwrap();
         drop(sender);
     }
 

@@ -1,42 +1,41 @@
-//! The owner of a sandbox: makes it, carries its streams and signals, sees its end, clears away.
+//! The owner of a sandbox: carries its streams and signals, does what other commands ask, sees its
+//! end, clears away.
 //!
-//! One task waits for everything that can happen; nobody else changes anything.
+//! One task waits for everything that can happen; nobody else changes anything. What takes its time
+//! (the agent's answers, hooks) runs in tasks that report back, so that a slow guest holds up
+//! neither the end of the container nor another command.
 
-use crate::config::{HostConfig, Parts};
-use crate::container_id::ContainerId;
-use crate::create::{self, Guest, Ready};
+use crate::control::{Answer, Call, Clients, ExecRequest, Replier, Request, Server};
+use crate::create::{Guest, Ready};
+use crate::detach::Handover;
 use crate::error::SandboxError;
-use crate::hooks::{self, ContainerState};
-use crate::policy::{self, SignalAction, State};
-use crate::signals::Signals;
-use crate::spec::{Bundle, Hook, HostFacts, Overrides, Plan};
-use crate::stdio::Relays;
-use crate::terminal::{self, RawMode};
+use crate::error_kind::ErrorKind;
+use crate::hooks::{self, ContainerState, HookError};
+use crate::policy::{self, Operation, SignalAction, Situation};
+use crate::processes::Processes;
+use crate::signals::{Received, Signals};
+use crate::spec::Hooks;
+use crate::stdio::{Relays, Streams};
+use crate::store::{End, Status};
+use crate::terminal::{HostTerminal, RawMode};
 use crate::timeline::{Moment, Timeline};
-use agent_client::ClientError;
-use agent_protocol::{Event, ExitStatus, INIT_PROCESS};
-use std::path::{Path, PathBuf};
+use crate::vm_process::VmError;
+use agent_client::{ClientError, Started};
+use agent_protocol::{AgentError, Event, ExitStatus, INIT_PROCESS};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-/// A container to run in the foreground.
-#[derive(Clone, Debug)]
-pub struct RunOptions {
-    /// Id of the container.
-    pub id: String,
-    /// Directory of the bundle.
-    pub bundle: PathBuf,
-    /// Directory of the state.
-    pub root: PathBuf,
-    /// Settings beside the bundle.
-    pub overrides: Overrides,
-    /// The host's configuration.
-    pub config: HostConfig,
-    /// Where to write this process's id.
-    pub pid_file: Option<PathBuf>,
-    /// Where to write the timeline.
-    pub trace: Option<PathBuf>,
-    /// When it all began, from [`crate::now_ns`].
-    pub began_ns: u64,
-}
+/// How long the agent may take to deliver SIGKILL. Then the machine is ended instead.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// How long clients may take to fetch the answers that are left when a supervisor ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long the ends of other processes may take to be told after the first one's.
+const LAST_EXITS: Duration = Duration::from_secs(1);
+/// Bytes of the reason that is written down.
+const MAX_REASON: usize = 8 << 10;
+const SIGKILL: u8 = 9;
 
 /// How a container ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,115 +46,128 @@ pub struct Exit {
     pub out_of_memory: bool,
 }
 
-/// Runs a container to its end, with this process's streams, terminal and signals, and leaves
-/// nothing behind.
-///
-/// # Errors
-/// [`SandboxError`]; its kind says how far it came.
-pub fn run(options: &RunOptions) -> Result<Exit, SandboxError> {
-    let id = ContainerId::new(&options.id)?;
-    let parts = Parts::find(&options.config)?;
-    let bundle = Bundle::read(&options.bundle)?;
-    let plan = bundle.plan(id.as_str(), &options.overrides, &options.config, host_facts())?;
-    for warning in &plan.notes.warnings {
-        tracing::warn!("{warning}");
-    }
-    for ignored in &plan.notes.ignored {
-        tracing::info!("{ignored}");
-    }
-    drop(bundle);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(SandboxError::Events)?;
-    let mut timeline = Timeline::new(options.began_ns);
-    let result = runtime.block_on(run_plan(&id, plan, options, &parts, &mut timeline));
-    timeline.mark(Moment::Gone);
-    // A thread may still wait for the caller's input: nobody waits for it.
-    runtime.shutdown_background();
-    if let Some(trace) = &options.trace {
-        let written = timeline.write(trace);
-        // How the container ended is more important than its timeline.
-        let exit = result?;
-        return match written {
-            Ok(()) => Ok(exit),
-            Err(source) => {
-                Err(SandboxError::Write { option: "--trace", path: trace.clone(), source })
-            }
-        };
-    }
-    result
+/// Who has a container started.
+#[derive(Debug)]
+pub(crate) enum Owner {
+    /// This process, which runs it in the foreground.
+    Foreground,
+    /// The command that started this process, and waits for the container's start.
+    Parent(Handover),
+    /// Another command, some day.
+    Commands,
 }
 
-async fn run_plan(
-    id: &ContainerId,
-    plan: Plan,
-    options: &RunOptions,
-    parts: &Parts,
-    timeline: &mut Timeline,
-) -> Result<Exit, SandboxError> {
-    let signals = Signals::take().map_err(SandboxError::Events)?;
-    let after_stop = plan.hooks.after_stop.clone();
-    let prepared = create::prepare(id, &options.root, plan, &options.config, parts)?;
-    let booted = prepared.boot(&options.config, parts, &signals, timeline).await?;
-    let ready = booted.create(&signals, timeline).await?;
-    let hook_state = ContainerState { status: "stopped", ..ready.hook_state.clone() };
-    let result = run_ready(ready, options, &signals, timeline).await;
-    // runtime-spec, lifecycle step 13: the container exists no more; a failure is told only.
-    run_after_stop(&after_stop, &hook_state).await;
-    result
+/// Who waits for a start.
+#[derive(Debug)]
+enum Starter {
+    Foreground,
+    Parent(Handover),
+    Client(Replier),
 }
 
-async fn run_after_stop(hooks: &[Hook], state: &ContainerState) {
-    for hook in hooks {
-        if let Err(error) = hooks::run(std::slice::from_ref(hook), state).await {
-            tracing::warn!("{}", crate::text::chain(&error));
-        }
-    }
+/// A start that goes on.
+#[derive(Debug)]
+struct Start {
+    starter: Starter,
+    step: Step,
 }
 
-/// Starts the program, sees it to its end, and clears the sandbox away.
-async fn run_ready(
-    ready: Ready,
-    options: &RunOptions,
-    signals: &Signals,
-    timeline: &mut Timeline,
-) -> Result<Exit, SandboxError> {
-    let Ready { mut guest, streams, terminal, hooks, hook_state } = ready;
-    if let Some(pid_file) = &options.pid_file {
-        write_pid_file(pid_file)?;
-    }
-    let raw_mode =
-        if terminal { Some(RawMode::enter().map_err(SandboxError::RawMode)?) } else { None };
-    let client = guest.client.clone();
-    let started = client.start_container(guest.id.as_str(), guest.deadline);
-    let started =
-        guest.state.watch(&mut guest.vm, signals, "starting the container", started).await?;
-    timeline.mark_guest(Moment::Started, started.at_ns);
-    let relays = streams.start()?;
-    // runtime-spec, lifecycle step 9; runc and crun end a container whose poststart hook fails.
-    let running = ContainerState { status: "running", ..hook_state };
-    hooks::run(&hooks.after_start, &running).await?;
-    let mut supervisor = Supervisor { guest, terminal };
-    let result = supervisor.see_to_the_end(signals, relays, timeline).await;
-    drop(raw_mode);
-    supervisor.clear_away().await;
-    result
+#[derive(Debug)]
+enum Step {
+    Program(JoinHandle<Result<Started, ClientError>>),
+    Hooks(JoinHandle<Result<(), HookError>>),
 }
 
-struct Supervisor {
+/// What a step of a start has come to.
+enum StepDone {
+    Program(Result<Started, ClientError>),
+    Hooks(Result<(), HookError>),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
     guest: Guest,
-    terminal: bool,
+    status: Status,
+    terminal: Option<HostTerminal>,
+    raw_mode: Option<RawMode>,
+    streams: Option<Streams>,
+    relays: Option<Relays>,
+    hooks: Hooks,
+    hook_state: ContainerState,
+    start: Option<Start>,
+    processes: Processes,
+    calls: mpsc::Receiver<Call>,
+    clients: Clients,
+    /// Signals that wait for a paused machine.
+    held_back: Vec<u8>,
+    /// SIGKILL has not been delivered.
+    unanswered: (mpsc::Sender<()>, mpsc::Receiver<()>),
 }
 
 impl Supervisor {
+    /// Takes over a container that stands.
+    ///
+    /// # Errors
+    /// [`SandboxError::RawMode`].
+    pub(crate) fn new(ready: Ready, owner: Owner, server: Server) -> Result<Self, SandboxError> {
+        let Ready { guest, streams, terminal, init, hooks, hook_state } = ready;
+        let raw_mode = match &terminal {
+            Some(HostTerminal::Caller) => Some(RawMode::enter().map_err(SandboxError::RawMode)?),
+            Some(HostTerminal::Console(_)) | None => None,
+        };
+        let mut supervisor = Self {
+            guest,
+            status: Status::Created,
+            terminal,
+            raw_mode,
+            streams: Some(streams),
+            relays: None,
+            hooks,
+            hook_state,
+            start: None,
+            processes: Processes::new(init),
+            calls: server.calls,
+            clients: server.clients,
+            held_back: Vec::new(),
+            unanswered: mpsc::channel(1),
+        };
+        match owner {
+            Owner::Foreground => supervisor.begin_start(Starter::Foreground),
+            Owner::Parent(handover) => supervisor.begin_start(Starter::Parent(handover)),
+            Owner::Commands => {}
+        }
+        Ok(supervisor)
+    }
+
+    /// Sees the container to its end and clears the sandbox away.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub(crate) async fn live(
+        mut self,
+        signals: &Signals,
+        timeline: &mut Timeline,
+    ) -> Result<Exit, SandboxError> {
+        let result = self.see_to_the_end(signals, timeline).await;
+        drop(self.raw_mode.take());
+        self.refuse_start(&result);
+        if let Err(error) = &result {
+            self.processes.fail_all(error.kind(), &crate::text::chain(error));
+        }
+        self.clear_away(&result).await;
+        result
+    }
+
     async fn see_to_the_end(
         &mut self,
         signals: &Signals,
-        relays: Relays,
         timeline: &mut Timeline,
     ) -> Result<Exit, SandboxError> {
         let exit = self.wait_for_exit(signals, timeline).await?;
+        self.status = Status::Stopped;
+        self.guest.state.set_end(end_of(&Ok(exit)))?;
+        let relays = self.relays.take().unwrap_or_default();
         let drained = relays.drain(self.guest.deadline);
         tokio::pin!(drained);
         let drained = loop {
@@ -163,11 +175,14 @@ impl Supervisor {
             tokio::select! {
                 result = &mut drained => break result,
                 signal = signals.next() => {
-                    let signal = signal.map_err(SandboxError::Events)?;
-                    self.on_signal(State::Stopped, signal);
+                    self.on_signal(signal.map_err(SandboxError::Events)?);
                 }
+                Some(event) = self.guest.events.recv() => drop(self.on_event(event, timeline)),
+                outcome = self.processes.next_started() => self.processes.on_started(outcome),
+                Some(call) = self.calls.recv() => self.on_call(call).await?,
             }
         };
+        self.see_processes_end(timeline).await;
         timeline.mark(Moment::Reported);
         drained?;
         Ok(exit)
@@ -178,32 +193,65 @@ impl Supervisor {
         signals: &Signals,
         timeline: &mut Timeline,
     ) -> Result<Exit, SandboxError> {
+        let mut exit = None;
         loop {
+            // A start is seen to its end even if the program has ended meanwhile.
+            if self.start.is_none()
+                && let Some(exit) = exit
+            {
+                return Ok(exit);
+            }
             tokio::select! {
                 biased;
                 event = self.guest.events.recv() => match event {
-                    Some(event) => {
-                        if let Some(exit) = self.on_event(event, timeline) {
-                            return Ok(exit);
-                        }
-                    }
+                    Some(event) => exit = self.on_event(event, timeline).or(exit),
                     None => return Err(self.agent_is_gone().await),
                 },
                 end = self.guest.vm.ended() => {
                     let console = self.guest.state.last_words();
                     return Err(SandboxError::VmDied { end, console });
                 }
+                done = next_step(&mut self.start) => self.on_step(done, timeline).await?,
                 signal = signals.next() => {
                     let signal = signal.map_err(SandboxError::Events)?;
-                    self.on_signal(State::Running, signal);
+                    if self.on_signal(signal) == SignalAction::Abort {
+                        return Err(SandboxError::Interrupted { signal: signal.number });
+                    }
                 }
+                Some(()) = self.unanswered.1.recv() => {
+                    tracing::warn!("the guest did not take SIGKILL: its machine is ended");
+                    self.guest.vm.kill();
+                    return Ok(Exit { status: 128 | SIGKILL, out_of_memory: false });
+                }
+                outcome = self.processes.next_started() => self.processes.on_started(outcome),
+                Some(call) = self.calls.recv() => self.on_call(call).await?,
             }
         }
     }
 
+    /// With the first process every other one has ended; the agent tells how.
+    async fn see_processes_end(&mut self, timeline: &mut Timeline) {
+        let told = async {
+            while !self.processes.is_empty() {
+                tokio::select! {
+                    event = self.guest.events.recv() => match event {
+                        Some(event) => drop(self.on_event(event, timeline)),
+                        None => return,
+                    },
+                    outcome = self.processes.next_started() => self.processes.on_started(outcome),
+                }
+            }
+        };
+        drop(tokio::time::timeout(LAST_EXITS, told).await);
+        self.processes.end_all();
+    }
+
     /// The container's end, if the event is that.
-    fn on_event(&self, event: Event, timeline: &mut Timeline) -> Option<Exit> {
+    fn on_event(&mut self, event: Event, timeline: &mut Timeline) -> Option<Exit> {
         let Event::ProcessExited { container, process, status, oom_killed, at_ns } = event;
+        if container == self.guest.id.as_str() && self.processes.on_exit(&process, status) {
+            return None;
+        }
         if container != self.guest.id.as_str() || process != INIT_PROCESS {
             tracing::warn!("the agent tells of a process {process:?} that was not started");
             return None;
@@ -218,38 +266,372 @@ impl Supervisor {
         state.agent_error(vm, "waiting for the container's end", error).await
     }
 
-    /// Signals are sent from tasks of their own, in order: an agent that is slow to answer does not
-    /// keep the end of the container from being seen.
-    fn on_signal(&self, state: State, signal: u8) {
+    fn set_status(&mut self, status: Status) -> Result<(), SandboxError> {
+        self.status = status;
+        Ok(self.guest.state.set_status(status)?)
+    }
+}
+
+/// The start of the program.
+impl Supervisor {
+    fn begin_start(&mut self, starter: Starter) {
         let client = self.guest.client.clone();
         let (id, deadline) = (self.guest.id.clone(), self.guest.deadline);
-        match policy::on_signal(state, signal, self.terminal) {
-            SignalAction::Ignore | SignalAction::Abort => {}
-            SignalAction::Forward => drop(tokio::spawn(async move {
-                let sent = client.signal(id.as_str(), INIT_PROCESS, signal, deadline).await;
-                tell(&format!("signal {signal} did not reach the container"), sent);
-            })),
-            SignalAction::Resize => {
-                let Some(size) = terminal::size() else { return };
-                drop(tokio::spawn(async move {
-                    let set =
-                        client.resize_terminal(id.as_str(), INIT_PROCESS, size, deadline).await;
-                    tell("the container's terminal did not take its size", set);
-                }));
+        let program =
+            tokio::spawn(async move { client.start_container(id.as_str(), deadline).await });
+        self.start = Some(Start { starter, step: Step::Program(program) });
+    }
+
+    async fn on_step(
+        &mut self,
+        done: StepDone,
+        timeline: &mut Timeline,
+    ) -> Result<(), SandboxError> {
+        match done {
+            StepDone::Program(Ok(started)) => {
+                timeline.mark_guest(Moment::Started, started.at_ns);
+                self.set_status(Status::Running)?;
+                if let Some(streams) = self.streams.take() {
+                    self.relays = Some(streams.start()?);
+                }
+                self.begin_hooks();
+                Ok(())
+            }
+            StepDone::Program(Err(error)) => {
+                let Guest { vm, state, .. } = &mut self.guest;
+                Err(state.agent_error(vm, "starting the container", error).await)
+            }
+            StepDone::Hooks(result) => {
+                result?;
+                self.end_start()
             }
         }
     }
 
-    /// Ends the machine. Its memory is given back while the state is removed.
-    async fn clear_away(self) {
-        let Guest { vm, state, .. } = self.guest;
+    /// runtime-spec, lifecycle step 9; a container whose poststart hook fails is ended.
+    fn begin_hooks(&mut self) {
+        let Some(start) = &mut self.start else { return };
+        let running = ContainerState { status: "running", ..self.hook_state.clone() };
+        let after_start = std::mem::take(&mut self.hooks.after_start);
+        let hooks = tokio::spawn(async move { hooks::run(&after_start, &running).await });
+        start.step = Step::Hooks(hooks);
+    }
+
+    fn end_start(&mut self) -> Result<(), SandboxError> {
+        match self.start.take().map(|start| start.starter) {
+            Some(Starter::Client(replier)) => replier.answer(Answer::Done),
+            Some(Starter::Parent(handover)) => self.guest.state.hand_over(handover)?,
+            Some(Starter::Foreground) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Whoever waits for a start that came to nothing is told why.
+    fn refuse_start(&mut self, result: &Result<Exit, SandboxError>) {
+        let Some(start) = self.start.take() else { return };
+        let Err(error) = result else { return };
+        let message = crate::text::chain(error);
+        match start.starter {
+            Starter::Client(replier) => replier.answer(Answer::refused(error.kind(), message)),
+            Starter::Parent(handover) => handover.failed(error.kind(), message),
+            Starter::Foreground => {}
+        }
+    }
+}
+
+/// The next step of a start that goes on; without one it never comes.
+async fn next_step(start: &mut Option<Start>) -> StepDone {
+    /// A task that has panicked has told so.
+    fn lost() -> ClientError {
+        ClientError::Closed
+    }
+    match start {
+        Some(Start { step: Step::Program(program), .. }) => {
+            StepDone::Program(program.await.unwrap_or_else(|_| Err(lost())))
+        }
+        Some(Start { step: Step::Hooks(hooks), .. }) => {
+            StepDone::Hooks(hooks.await.unwrap_or(Ok(())))
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Calls of other commands.
+impl Supervisor {
+    async fn on_call(&mut self, call: Call) -> Result<(), SandboxError> {
+        let Call { request, replier } = call;
+        let operation = match &request {
+            Request::Start => Operation::Start,
+            Request::Kill { .. } => Operation::Kill,
+            Request::Pause => Operation::Pause,
+            Request::Resume => Operation::Resume,
+            Request::Exec(_) => Operation::Exec,
+            Request::SignalProcess { .. } | Request::ResizeProcess { .. } => {
+                self.on_process_call(request, replier);
+                return Ok(());
+            }
+        };
+        if let Err(problem) = policy::on_call(self.status, operation) {
+            replier.answer(self.refusal(problem));
+            return Ok(());
+        }
+        let done = match request {
+            Request::Start if self.start.is_some() => Err("it is being started".to_owned()),
+            Request::Start => {
+                self.begin_start(Starter::Client(replier));
+                return Ok(());
+            }
+            Request::Exec(request) => return self.exec(*request, replier).await,
+            Request::Kill { signal, all } => {
+                if signal == SIGKILL && self.status == Status::Paused {
+                    // What is refused here is told when the signal does not arrive.
+                    drop(self.resume().await?);
+                }
+                self.send(signal, all, Some(replier));
+                return Ok(());
+            }
+            Request::Pause => self.pause().await?,
+            Request::Resume => self.resume().await?,
+            Request::SignalProcess { .. } | Request::ResizeProcess { .. } => Ok(()),
+        };
+        replier.answer(match done {
+            Ok(()) => Answer::Done,
+            Err(problem) => self.refusal(&problem),
+        });
+        Ok(())
+    }
+
+    /// A call about a process of `exec`.
+    fn on_process_call(&mut self, request: Request, replier: Replier) {
+        let (Request::SignalProcess { process, .. } | Request::ResizeProcess { process, .. }) =
+            &request
+        else {
+            return;
+        };
+        if !self.processes.is_known(process) {
+            replier.answer(self.refusal("it has no such process"));
+            return;
+        }
+        let client = self.guest.client.clone();
+        let (id, deadline) = (self.guest.id.clone(), self.guest.deadline);
+        drop(tokio::spawn(async move {
+            let sent = match request {
+                Request::SignalProcess { process, signal } => {
+                    client.signal(id.as_str(), &process, signal, deadline).await
+                }
+                Request::ResizeProcess { process, size } => {
+                    client.resize_terminal(id.as_str(), &process, size, deadline).await
+                }
+                _ => Ok(()),
+            };
+            replier.answer(signal_answer(id.as_str(), &sent));
+        }));
+    }
+
+    /// A further process: its ports are opened before the agent can look for them.
+    async fn exec(&mut self, request: ExecRequest, replier: Replier) -> Result<(), SandboxError> {
+        let mut prepared = match self.processes.prepare(request) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                replier.answer(self.refusal(&crate::text::chain(&error)));
+                return Ok(());
+            }
+        };
+        for (port, descriptor) in std::mem::take(&mut prepared.ports) {
+            let request = vmm_api::Request::ListenVsock { port };
+            if let Err(problem) = self.ask_machine(request, &[descriptor.as_fd()]).await? {
+                replier.answer(self.refusal(&problem));
+                return Ok(());
+            }
+        }
+        let container = self.guest.id.as_str().to_owned();
+        let agent = (self.guest.client.clone(), container, self.guest.deadline);
+        self.processes.begin(prepared, replier, agent);
+        Ok(())
+    }
+
+    async fn pause(&mut self) -> Result<Result<(), String>, SandboxError> {
+        let done = self.ask_machine(vmm_api::Request::Pause, &[]).await?;
+        if done.is_ok() {
+            self.set_status(Status::Paused)?;
+        }
+        Ok(done)
+    }
+
+    fn refusal(&self, problem: &str) -> Answer {
+        let message = format!("container \"{}\": {problem}", self.guest.id);
+        Answer::refused(ErrorKind::Refused, message)
+    }
+
+    async fn resume(&mut self) -> Result<Result<(), String>, SandboxError> {
+        let done = self.ask_machine(vmm_api::Request::Resume, &[]).await?;
+        if done.is_err() {
+            return Ok(done);
+        }
+        self.set_status(Status::Running)?;
+        let (client, deadline) = (self.guest.client.clone(), self.guest.deadline);
+        drop(tokio::spawn(async move {
+            let set = client.set_time(crate::create::realtime_ns(), deadline).await;
+            tell("the guest's clock could not be set", set);
+        }));
+        for signal in std::mem::take(&mut self.held_back) {
+            self.send(signal, false, None);
+        }
+        Ok(Ok(()))
+    }
+
+    /// Asks the VMM, which answers at once or is broken. The inner error is its refusal.
+    async fn ask_machine(
+        &mut self,
+        request: vmm_api::Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Result<(), String>, SandboxError> {
+        let Guest { vm, state, deadline, .. } = &mut self.guest;
+        let exchange = async {
+            let asked = vm.ask(request, fds).await?;
+            vm.answer(asked).await
+        };
+        match tokio::time::timeout(*deadline, exchange).await {
+            Ok(Ok(_)) => Ok(Ok(())),
+            Ok(Err(VmError::Refused(refusal))) => Ok(Err(refusal.to_string())),
+            Ok(Err(VmError::Ended(end))) => {
+                Err(SandboxError::VmDied { end, console: state.last_words() })
+            }
+            Ok(Err(error)) => Err(SandboxError::Machine(error)),
+            Err(_) => Err(SandboxError::MachineHangs { deadline: *deadline }),
+        }
+    }
+}
+
+/// Signals.
+impl Supervisor {
+    fn situation(&self) -> Situation {
+        Situation {
+            status: self.status,
+            detached: self.guest.state.is_kept(),
+            terminal: match &self.terminal {
+                None => policy::Terminal::None,
+                Some(HostTerminal::Caller) => policy::Terminal::Caller,
+                Some(HostTerminal::Console(_)) => policy::Terminal::Console,
+            },
+        }
+    }
+
+    fn on_signal(&mut self, signal: Received) -> SignalAction {
+        let action = policy::on_signal(self.situation(), signal);
+        match action {
+            SignalAction::Ignore | SignalAction::Abort => {}
+            SignalAction::Forward => self.send(signal.number, false, None),
+            SignalAction::Resize => self.resize(),
+        }
+        action
+    }
+
+    /// Sends a signal to the container, from a task of its own: an agent that is slow to answer
+    /// does not keep the end of the container from being seen.
+    fn send(&mut self, signal: u8, all: bool, replier: Option<Replier>) {
+        if self.status == Status::Paused && signal != SIGKILL {
+            // A machine that stands still takes it when it goes on, as a frozen cgroup does.
+            if !self.held_back.contains(&signal) {
+                self.held_back.push(signal);
+            }
+            if let Some(replier) = replier {
+                replier.answer(Answer::Done);
+            }
+            return;
+        }
+        let client = self.guest.client.clone();
+        let id = self.guest.id.clone();
+        let unanswered = self.unanswered.0.clone();
+        let deadline = match signal {
+            SIGKILL => self.guest.deadline.min(KILL_DEADLINE),
+            _ => self.guest.deadline,
+        };
+        drop(tokio::spawn(async move {
+            let sent = if all {
+                client.signal_all(id.as_str(), signal, deadline).await
+            } else {
+                client.signal(id.as_str(), INIT_PROCESS, signal, deadline).await
+            };
+            if signal == SIGKILL && matches!(sent, Err(ClientError::Deadline { .. })) {
+                let _ = unanswered.try_send(());
+                if let Some(replier) = replier {
+                    replier.answer(Answer::Done);
+                }
+                return;
+            }
+            if let Some(replier) = replier {
+                replier.answer(signal_answer(id.as_str(), &sent));
+            }
+            tell(&format!("signal {signal} did not reach the container"), sent);
+        }));
+    }
+
+    fn resize(&self) {
+        let Some(size) = self.terminal.as_ref().and_then(HostTerminal::size) else { return };
+        let client = self.guest.client.clone();
+        let (id, deadline) = (self.guest.id.clone(), self.guest.deadline);
+        drop(tokio::spawn(async move {
+            let set = client.resize_terminal(id.as_str(), INIT_PROCESS, size, deadline).await;
+            tell("the container's terminal did not take its size", set);
+        }));
+    }
+}
+
+/// The end.
+impl Supervisor {
+    /// Ends the machine. Its memory is given back while the state is removed. A container that was
+    /// created leaves its state for `delete`.
+    async fn clear_away(self, result: &Result<Exit, SandboxError>) {
+        let Self { guest, calls, clients, .. } = self;
+        let Guest { vm, mut state, .. } = guest;
         vm.kill();
-        if let Err(error) = state.remove() {
+        // Calls that are still waiting are refused.
+        drop(calls);
+        let written = if state.is_kept() { state.set_end(end_of(result)) } else { state.remove() };
+        if let Err(error) = written {
             tracing::warn!("{}", crate::text::chain(&error));
         }
         if let Err(error) = vm.stop().await {
             tracing::warn!("the virtual machine could not be waited for: {error}");
         }
+        // On a thread: tasks that have an answer go on.
+        let finished = tokio::task::spawn_blocking(move || clients.finish(LAST_ANSWERS));
+        drop(finished.await);
+    }
+}
+
+fn end_of(result: &Result<Exit, SandboxError>) -> End {
+    match result {
+        Ok(Exit { status, out_of_memory }) => End {
+            status: *status,
+            reason: out_of_memory.then(|| "it had used up its memory".to_owned()),
+        },
+        Err(error) => {
+            let mut reason = crate::text::chain(error);
+            let length = reason.floor_char_boundary(MAX_REASON);
+            reason.truncate(length);
+            End { status: error.kind().exit_status(), reason: Some(reason) }
+        }
+    }
+}
+
+fn signal_answer(id: &str, sent: &Result<(), ClientError>) -> Answer {
+    use agent_protocol::ErrorKind as Kind;
+    match sent {
+        Ok(()) => Answer::Done,
+        // It ended between the decision and the signal.
+        Err(
+            ClientError::Agent(AgentError { kind: Kind::WrongState | Kind::NotFound, .. })
+            | ClientError::Closed,
+        ) => {
+            let message = format!("container \"{id}\": container not running");
+            Answer::refused(ErrorKind::Refused, message)
+        }
+        Err(error @ ClientError::Deadline { .. }) => {
+            Answer::refused(ErrorKind::Deadline, crate::text::chain(error))
+        }
+        Err(error) => Answer::refused(ErrorKind::Refused, crate::text::chain(error)),
     }
 }
 
@@ -261,37 +643,13 @@ fn tell(what: &str, result: Result<(), ClientError>) {
 }
 
 fn exit_of(status: ExitStatus, oom_killed: bool) -> Exit {
-    /// SIGKILL.
-    const KILL: u8 = 9;
     match status {
         ExitStatus::Exited(status) => Exit { status, out_of_memory: false },
         ExitStatus::Signaled(signal) => Exit {
             // No signal is 0 or above 127; an agent that says so must not make it a success.
             status: 128 | (signal & 0x7f).max(1),
-            out_of_memory: oom_killed && signal == KILL,
+            out_of_memory: oom_killed && signal == SIGKILL,
         },
-    }
-}
-
-fn write_pid_file(path: &Path) -> Result<(), SandboxError> {
-    let text = std::process::id().to_string();
-    std::fs::write(path, text).map_err(|source| SandboxError::Write {
-        option: "--pid-file",
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn host_facts() -> HostFacts {
-    /// Beyond what any host has, for a host that does not tell.
-    const UNKNOWN_MIB: u64 = 1 << 20;
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let memory = rustix::system::sysinfo();
-    let bytes = memory.totalram.saturating_mul(u64::from(memory.mem_unit));
-    let mib = if bytes == 0 { UNKNOWN_MIB } else { bytes >> 20 };
-    HostFacts {
-        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-        memory_mib: u32::try_from(mib).unwrap_or(u32::MAX),
     }
 }
 
@@ -313,8 +671,13 @@ mod tests {
     }
 
     #[test]
-    fn the_host_has_cpus_and_memory() {
-        let facts = host_facts();
-        assert!(facts.cpus >= 1 && facts.memory_mib > 0);
+    fn the_reason_of_an_end_is_written_down() {
+        let end = end_of(&Ok(Exit { status: 0, out_of_memory: false }));
+        assert_eq!(end, End { status: 0, reason: None });
+        let end = end_of(&Ok(Exit { status: 137, out_of_memory: true }));
+        assert!(end.reason.unwrap().contains("memory"));
+        let end = end_of(&Err(SandboxError::NoTerminal));
+        assert_eq!(end.status, 125);
+        assert!(end.reason.unwrap().contains("terminal"));
     }
 }

@@ -3,14 +3,15 @@
 
 use agent_protocol::{
     AgentError, CONTROL_PORT, ErrorKind, Event, ExitStatus, GuestMessage, HEADER_BYTES,
-    HostMessage, INIT_PROCESS, MAX_GUEST_FRAME, MAX_HOST_FRAME, Reply, Request, StdioPlan, decode,
-    encode, frame_length,
+    HostMessage, INIT_PROCESS, MAX_GUEST_FRAME, MAX_HOST_FRAME, ProcessPlan, Reply, Request,
+    StdioPlan, decode, encode, frame_length,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 use vmm_api::{
     Channel, ChannelError, FromVmm, GuestExit, MachineConfig, Span, ToVmm, VmmError, VmmErrorKind,
 };
@@ -42,10 +43,17 @@ pub(crate) enum Part {
     NoCreate,
     NoStart,
     OpenStream,
+    /// A container that lives until SIGTERM or SIGKILL, and tells of every other signal.
+    Live,
+    /// The same one, whose agent does not take signals.
+    Deaf,
 }
 
 /// Name of the variable that holds the part, as JSON.
 pub(crate) const PART: &str = "RINGFENCE_TEST_PART";
+
+/// Name of the variable that holds the file in which a hang-up of the terminal is told.
+pub(crate) const HANG_UP: &str = "RINGFENCE_TEST_HANG_UP";
 
 /// Not a test: the program that `ringfence` starts instead of its VMM.
 #[test]
@@ -56,13 +64,28 @@ fn fake_vmm() {
     // SAFETY: whoever starts a VMM gives it the channel as this descriptor, and nobody else here
     // uses it.
     let channel = unsafe { OwnedFd::from_raw_fd(vmm_api::CHANNEL_FD) };
-    Play { part, channel: Channel::from_socket(channel), ports: HashMap::new() }.play();
+    let channel = Arc::new(Channel::from_socket(channel));
+    Play { part, channel, ports: Ports::default() }.play();
+}
+
+/// Streams that wait for the guest's connection.
+#[derive(Clone, Default)]
+struct Ports(Arc<Mutex<HashMap<u32, UnixStream>>>);
+
+impl Ports {
+    fn take(&self, port: Option<u32>) -> Option<UnixStream> {
+        self.0.lock().unwrap().remove(&port?)
+    }
+
+    fn add(&self, port: u32, stream: UnixStream) {
+        self.0.lock().unwrap().insert(port, stream);
+    }
 }
 
 struct Play {
     part: Part,
-    channel: Channel,
-    ports: HashMap<u32, UnixStream>,
+    channel: Arc<Channel>,
+    ports: Ports,
 }
 
 impl Play {
@@ -71,13 +94,15 @@ impl Play {
         let vmm_api::Request::Boot(config) = request else { panic!("{request:?}") };
         self.boot(id, &config, fds);
         // The ports are asked for at once; a supervisor sends nothing more by itself.
-        while !self.ports.contains_key(&CONTROL_PORT) {
+        let control = loop {
             let (ToVmm { id, request }, mut fds) = self.channel.receive().unwrap();
             let vmm_api::Request::ListenVsock { port } = request else { panic!("{request:?}") };
-            self.ports.insert(port, fds.remove(0).into());
+            self.ports.add(port, fds.remove(0).into());
             self.reply(id, Ok(vmm_api::Reply::Done));
-        }
-        let control = self.ports.remove(&CONTROL_PORT).unwrap();
+            if let Some(control) = self.ports.take(Some(CONTROL_PORT)) {
+                break control;
+            }
+        };
         Agent { control, play: &mut self }.play();
         // The machine runs until its supervisor ends it.
         self.wait_for_the_end();
@@ -123,16 +148,43 @@ impl Play {
 
     fn wait_for_the_end(&self) -> ! {
         loop {
-            if let Err(ChannelError::Closed) = self.channel.receive::<ToVmm>() {
-                self.end(0);
+            let (id, request, mut fds) = match self.channel.receive::<ToVmm>() {
+                Ok((ToVmm { id, request }, fds)) => (id, request, fds),
+                Err(ChannelError::Closed) => self.end(0),
+                Err(_) => continue,
+            };
+            if let vmm_api::Request::ListenVsock { port } = request {
+                self.ports.add(port, fds.remove(0).into());
             }
+            self.reply(id, Ok(vmm_api::Reply::Done));
         }
+    }
+
+    /// What a launcher may ask of a machine that runs.
+    fn serve_launcher(&self) {
+        let play =
+            Self { part: self.part, channel: Arc::clone(&self.channel), ports: self.ports.clone() };
+        std::thread::spawn(move || play.wait_for_the_end());
     }
 
     #[expect(clippy::disallowed_methods, reason = "no test's result may follow")]
     fn end(&self, status: i32) -> ! {
         std::process::exit(status)
     }
+}
+
+/// A terminal whose program repeats what it reads, and tells when it is hung up.
+fn echo(mut terminal: UnixStream) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        while let Ok(count @ 1..) = terminal.read(&mut buffer) {
+            drop(terminal.write_all(b"read "));
+            drop(terminal.write_all(&buffer[..count]));
+        }
+        if let Ok(file) = std::env::var(HANG_UP) {
+            std::fs::write(file, "hung up").unwrap();
+        }
+    });
 }
 
 struct Agent<'p> {
@@ -185,8 +237,13 @@ impl Agent<'_> {
                     fail(ErrorKind::ProgramNotExecutable)
                 }
                 (Request::CreateContainer(_), Part::StepFailed) => fail(ErrorKind::Failed),
-                (Request::CreateContainer(plan), _) => {
+                (Request::CreateContainer(plan), part) => {
                     (stdio, id) = (plan.init.stdio, plan.id);
+                    if matches!(part, Part::Live | Part::Deaf) {
+                        let created = Ok(Reply::Created { pid: 2, at_ns: 70 });
+                        self.say(&GuestMessage::Reply { id: request_id, result: created });
+                        return self.live(&id, &stdio);
+                    }
                     Ok(Reply::Created { pid: 2, at_ns: 70 })
                 }
                 (Request::StartContainer { .. }, _) => Ok(Reply::Started { pid: 2, at_ns: 80 }),
@@ -202,7 +259,7 @@ impl Agent<'_> {
 
     /// The program runs.
     fn container(mut self, id: &str, stdio: &StdioPlan) {
-        let mut take = |port: Option<u32>| port.and_then(|port| self.play.ports.remove(&port));
+        let take = |port: Option<u32>| self.play.ports.take(port);
         let (input, output, error) = (take(stdio.stdin), take(stdio.stdout), take(stdio.stderr));
         if self.play.part == Part::Cat {
             std::io::copy(&mut input.unwrap(), &mut output.unwrap()).unwrap();
@@ -241,6 +298,77 @@ impl Agent<'_> {
         self.exited(id, status, self.play.part == Part::OutOfMemory);
     }
 
+    /// A container that is asked for one thing after another.
+    fn live(mut self, id: &str, stdio: &StdioPlan) {
+        self.play.serve_launcher();
+        let take = |port: Option<u32>| self.play.ports.take(port);
+        let terminal = stdio.terminal.and_then(|terminal| take(Some(terminal.port)));
+        let mut output = terminal.or(take(stdio.stdout));
+        let mut error = take(stdio.stderr);
+        let input = output.as_ref().map(|output| output.try_clone().unwrap());
+        let mut processes: HashMap<String, UnixStream> = HashMap::new();
+        loop {
+            let Some(HostMessage { id: request_id, request }) = self.hear() else { return };
+            let mut end = None;
+            let mut reply = Reply::Done;
+            let mut tell = |text: String| {
+                output.as_mut().map(|output| output.write_all(text.as_bytes()));
+            };
+            match request {
+                Request::StartContainer { .. } => {
+                    reply = Reply::Started { pid: 2, at_ns: 80 };
+                    tell("out\n".to_owned());
+                    error.as_mut().map(|error| error.write_all(b"err\n"));
+                    if let (Some(terminal), Some(_)) = (&input, stdio.terminal) {
+                        echo(terminal.try_clone().unwrap());
+                    }
+                }
+                Request::Signal { .. } if self.play.part == Part::Deaf => continue,
+                Request::StartProcess { process, plan, .. } => {
+                    match self.start_process(id, request_id, &process, *plan) {
+                        Some(output) => drop(processes.insert(process, output)),
+                        None => drop(processes.remove(&process)),
+                    }
+                    continue;
+                }
+                Request::Signal { process, signal, .. } if !process.is_empty() => {
+                    if let Some(output) = processes.remove(&process) {
+                        // Its program is not asked.
+                        drop(output.shutdown(std::net::Shutdown::Write));
+                        self.tell_exit(id, &process, ExitStatus::Signaled(signal), false);
+                    }
+                }
+                Request::ResizeTerminal { process, size, .. } if !process.is_empty() => {
+                    let text = format!("size {} {}\n", size.rows, size.columns);
+                    processes.get_mut(&process).unwrap().write_all(text.as_bytes()).unwrap();
+                }
+                Request::Signal { signal: signal @ (9 | 15), .. } => end = Some(signal),
+                Request::Signal { signal, all, .. } => tell(format!("signal {signal} {all}\n")),
+                Request::ResizeTerminal { size, .. } => {
+                    tell(format!("size {} {}\n", size.rows, size.columns));
+                }
+                Request::SetTime { .. } => tell("time\n".to_owned()),
+                other => panic!("{other:?}"),
+            }
+            self.say(&GuestMessage::Reply { id: request_id, result: Ok(reply) });
+            if let Some(signal) = end {
+                // A terminal's session ends with its first process.
+                if let Some(terminal) = input.filter(|_| stdio.terminal.is_some()) {
+                    terminal.shutdown(std::net::Shutdown::Write).unwrap();
+                }
+                drop((output, error));
+                self.tell_exit(id, INIT_PROCESS, ExitStatus::Signaled(signal), false);
+                for (process, output) in processes {
+                    drop(output.shutdown(std::net::Shutdown::Write));
+                    self.tell_exit(id, &process, ExitStatus::Signaled(9), false);
+                }
+                loop {
+                    std::thread::park();
+                }
+            }
+        }
+    }
+
     fn wait_for_signal(&mut self) -> ExitStatus {
         match self.hear() {
             Some(HostMessage { id, request: Request::Signal { signal, .. } }) => {
@@ -252,15 +380,94 @@ impl Agent<'_> {
     }
 
     fn exited(&mut self, id: &str, status: ExitStatus, oom_killed: bool) -> ! {
+        self.tell_exit(id, INIT_PROCESS, status, oom_killed);
+        // The agent stays connected until the machine is ended.
+        self.play.wait_for_the_end()
+    }
+
+    fn tell_exit(&mut self, id: &str, process: &str, status: ExitStatus, oom_killed: bool) {
         self.say(&GuestMessage::Event(Event::ProcessExited {
             container: id.to_owned(),
-            process: INIT_PROCESS.into(),
+            process: process.to_owned(),
             status,
             oom_killed,
             at_ns: 90,
         }));
-        // The agent stays connected until the machine is ended.
-        self.play.wait_for_the_end()
+    }
+
+    /// A further process. One that goes on is known by its output.
+    fn start_process(
+        &mut self,
+        id: &str,
+        request: u64,
+        process: &str,
+        plan: ProcessPlan,
+    ) -> Option<UnixStream> {
+        let terminal = plan.stdio.terminal.map(|terminal| Some(terminal.port));
+        let input = self.play.ports.take(plan.stdio.stdin);
+        let mut output = self.play.ports.take(terminal.unwrap_or(plan.stdio.stdout));
+        let mut error = self.play.ports.take(plan.stdio.stderr);
+        let mut reply = |result| self.say(&GuestMessage::Reply { id: request, result });
+        let fail =
+            |kind| Err(AgentError { kind, message: "because the part says so".into(), errno: 2 });
+        match plan.args[0].as_str() {
+            "missing" => {
+                reply(fail(ErrorKind::ProgramMissing));
+                return None;
+            }
+            "forbidden" => {
+                reply(fail(ErrorKind::ProgramNotExecutable));
+                return None;
+            }
+            "never" => return None,
+            _ => reply(Ok(Reply::Started { pid: 3, at_ns: 85 })),
+        }
+        let mut tell = |text: &str| output.as_mut().map(|output| output.write_all(text.as_bytes()));
+        match plan.args[0].as_str() {
+            "exit" => {
+                tell("exec out\n");
+                error.as_mut().map(|error| error.write_all(b"exec err\n"));
+                let status = ExitStatus::Exited(plan.args[1].parse().unwrap());
+                self.tell_exit(id, process, status, false);
+            }
+            "show" => {
+                tell(&format!("{:?} {} {:?}\n", plan.env, plan.cwd, plan.user));
+                self.tell_exit(id, process, ExitStatus::Exited(0), false);
+            }
+            "child" => {
+                tell("from a parent\n");
+                // A child of it holds the output open, for ever.
+                std::mem::forget(output.take());
+                self.tell_exit(id, process, ExitStatus::Exited(0), false);
+            }
+            "cat" => {
+                let (mut input, mut output) = (input.unwrap(), output.take().unwrap());
+                let mut control = self.control.try_clone().unwrap();
+                let (id, process) = (id.to_owned(), process.to_owned());
+                std::thread::spawn(move || {
+                    std::io::copy(&mut input, &mut output).unwrap();
+                    drop((input, output));
+                    let message = GuestMessage::Event(Event::ProcessExited {
+                        container: id,
+                        process,
+                        status: ExitStatus::Exited(0),
+                        oom_killed: false,
+                        at_ns: 95,
+                    });
+                    control.write_all(&encode(&message, MAX_GUEST_FRAME).unwrap()).unwrap();
+                });
+            }
+            "wait" => {
+                tell("waiting\n");
+                let output = output.unwrap();
+                if plan.stdio.terminal.is_some() {
+                    echo(output.try_clone().unwrap());
+                }
+                return Some(output);
+            }
+            other => panic!("{other}"),
+        }
+        None
     }
 
     fn say(&mut self, message: &GuestMessage) {

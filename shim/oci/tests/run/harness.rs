@@ -1,6 +1,6 @@
 //! A bundle, a configuration and a played VMM for one test, and runs of `ringfence` with them.
 
-use crate::fake_vmm::{PART, Part};
+use crate::fake_vmm::{HANG_UP, PART, Part};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -62,7 +62,7 @@ impl Stage {
         std::fs::write(file, config.to_string()).unwrap();
     }
 
-    fn left(&self) -> Vec<PathBuf> {
+    pub(crate) fn left(&self) -> Vec<PathBuf> {
         std::fs::read_dir(self.path("state"))
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -74,9 +74,10 @@ impl Stage {
     pub(crate) fn play(&self, part: Part) {
         let program = std::env::current_exe().unwrap();
         let script = format!(
-            "#!/bin/sh\necho $$ >{pid}\n{PART}='{part}' exec {program} --exact fake_vmm::fake_vmm \
+            "#!/bin/sh\necho $$ >{pid}\n{PART}='{part}' {HANG_UP}={hang_up} exec {program} --exact fake_vmm::fake_vmm \
              --ignored --nocapture --test-threads=1\n",
             pid = self.path("vmm.pid").display(),
+            hang_up = self.path("hang-up").display(),
             part = serde_json::to_string(&part).unwrap(),
             program = program.display(),
         );
@@ -114,7 +115,17 @@ impl Stage {
         self.spawn(&[], options, Stdio::piped())
     }
 
-    fn spawn(&self, before: &[&str], options: &[&str], stdout: Stdio) -> Running<'_> {
+    /// `ringfence` with this stage's state and configuration.
+    pub(crate) fn ringfence(&self, before: &[&str]) -> Command {
+        self.configure();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
+        command.arg("--root").arg(self.path("state"));
+        command.arg("--config").arg(self.path("config.toml")).args(before);
+        command
+    }
+
+    /// Makes the machine that is played ready.
+    fn configure(&self) {
         let (boot, request) = if self.impatient { (300, 300) } else { (30_000, 30_000) };
         let settings = format!(
             "vmm = {:?}\nkernel = {:?}\ninitrd = {:?}\nkvm = \"/dev/null\"\n\
@@ -123,10 +134,14 @@ impl Stage {
             self.path("vmlinux"),
             self.path("initrd.cpio"),
         );
-        std::fs::write(self.path("config.toml"), settings).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
-        command.arg("--root").arg(self.path("state"));
-        command.arg("--config").arg(self.path("config.toml")).args(before);
+        // In one step: several commands may begin at once.
+        let new = tempfile::NamedTempFile::new_in(self.directory.path()).unwrap();
+        std::fs::write(new.path(), settings).unwrap();
+        new.persist(self.path("config.toml")).unwrap();
+    }
+
+    fn spawn(&self, before: &[&str], options: &[&str], stdout: Stdio) -> Running<'_> {
+        let mut command = self.ringfence(before);
         command.arg("run").arg("--bundle").arg(self.path("bundle")).args(options).arg("c1");
         command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());
         let began = Instant::now();
@@ -134,6 +149,17 @@ impl Stage {
         let stdout = child.stdout.take().map(Collected::of);
         let stderr = child.stderr.take().map(Collected::of);
         Running { stage: self, child, stdout, stderr, began }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // What a failed test has left: its machine goes with it.
+        let pid = std::fs::read_to_string(self.path("pid")).ok();
+        let pid = pid.filter(|pid| std::thread::panicking() && runs(pid));
+        if let Some(pid) = pid.and_then(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }
 
@@ -191,7 +217,7 @@ impl Running<'_> {
     }
 }
 
-fn wait_until(mut ready: impl FnMut() -> bool) {
+pub(crate) fn wait_until(mut ready: impl FnMut() -> bool) {
     let began = Instant::now();
     while !ready() {
         assert!(began.elapsed() < PATIENCE, "nothing has happened for too long");
@@ -258,8 +284,12 @@ impl Outcome {
     }
 
     fn vmm_runs(&self) -> bool {
-        let Some(pid) = &self.vmm else { return false };
-        let stat = std::fs::read_to_string(Path::new("/proc").join(pid.trim()).join("stat"));
-        stat.is_ok_and(|stat| !stat.contains(") Z"))
+        self.vmm.as_ref().is_some_and(|pid| runs(pid.trim()))
     }
+}
+
+/// Whether there is a process with this number that has not ended.
+pub(crate) fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z"))
 }

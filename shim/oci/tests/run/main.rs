@@ -1,6 +1,9 @@
 //! `ringfence run` with a virtual machine monitor that is played: every way in which a machine or
 //! an agent can fail, without KVM and without root.
 
+mod console;
+mod detached;
+mod exec;
 mod fake_vmm;
 mod harness;
 

@@ -6,7 +6,7 @@ use crate::spec::json::Fields;
 use agent_protocol::Capabilities;
 
 /// CAP_* names by number (`linux/capability.h`), those that the guest kernel knows.
-const NAMES: [&str; 41] = [
+pub(super) const NAMES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",

@@ -3,11 +3,12 @@
 use crate::spec::Notes;
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// One hook (config.md, POSIX-platform Hooks).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
     /// The property of config.json, for example `hooks.poststop[0]`.
     pub asked_by: String,

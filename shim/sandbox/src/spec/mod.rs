@@ -13,6 +13,8 @@ mod default;
 mod device_program;
 mod devices;
 mod error;
+mod exec;
+mod features;
 mod hooks;
 mod json;
 mod linux;
@@ -29,6 +31,8 @@ mod vm;
 pub use cpu_list::CpuList;
 pub use default::default_config;
 pub use error::SpecError;
+pub use exec::{ProcessChanges, ProcessFile, capability_bit};
+pub use features::features;
 pub use hooks::{Hook, Hooks};
 pub use mounts::SharePlan;
 pub use seccomp::SeccompSpec;
@@ -99,6 +103,18 @@ pub struct Notes {
     pub warnings: Vec<String>,
     /// What nobody has to be told who did not ask: engines write such things into every bundle.
     pub ignored: Vec<String>,
+}
+
+impl Notes {
+    /// Tells them in the log.
+    pub(crate) fn tell(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
+        }
+        for ignored in &self.ignored {
+            tracing::info!("{ignored}");
+        }
+    }
 }
 
 /// A container before its streams are known, its filter is compiled and its shares are opened.

@@ -165,6 +165,11 @@ impl MountOptions {
     }
 }
 
+/// Names of the options that are no data for a file system, in order.
+pub(super) fn names() -> Vec<&'static str> {
+    OPTIONS.iter().map(|(name, _)| *name).collect()
+}
+
 /// Sorts options. A later one of two that contradict each other counts.
 pub(super) fn sort(options: &[&str]) -> MountOptions {
     let mut sorted = MountOptions::default();

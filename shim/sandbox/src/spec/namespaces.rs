@@ -4,6 +4,9 @@ use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use agent_protocol::Namespaces;
 
+/// Types of namespaces that a container can have.
+pub(super) const KINDS: [&str; 6] = ["pid", "network", "mount", "ipc", "uts", "cgroup"];
+
 /// Reads `linux.namespaces` and the mappings that belong to a user namespace.
 pub(super) fn read(linux: &Fields<'_>) -> Result<Namespaces, SpecError> {
     let node =
@@ -39,7 +42,7 @@ fn read_kind<'v>(item: &Node<'v>) -> Result<&'v str, SpecError> {
     let node = fields.require("type", "the type of a namespace, for example \"pid\"")?;
     let kind = node.text()?;
     match kind {
-        "pid" | "network" | "mount" | "ipc" | "uts" | "cgroup" => {}
+        kind if KINDS.contains(&kind) => {}
         "user" => {
             return Err(node.unsupported(
                 "user namespaces are not there yet; remove it, the virtual machine keeps the \

@@ -10,6 +10,7 @@ use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
 };
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
+use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{self, Read};
 
@@ -117,6 +118,22 @@ pub(super) fn read(node: &Node<'_>, notes: &mut Notes) -> Result<SeccompSpec, Sp
     };
     fields.tell_unknown(notes);
     Ok(spec)
+}
+
+/// The part of the features structure that is about filters.
+pub(super) fn features() -> Value {
+    let is_done = |action: &Action| *action != Action::Notify;
+    let actions = ACTIONS.iter().filter(|(_, action)| is_done(action)).map(|(name, _)| *name);
+    let flags = FLAGS.iter().map(|(name, _)| *name);
+    let supported = FLAGS.iter().filter(|(_, flag)| *flag != WAIT_KILLABLE).map(|(name, _)| *name);
+    json!({
+        "enabled": true,
+        "actions": actions.collect::<Vec<_>>(),
+        "operators": OPERATORS.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+        "archs": ARCHITECTURES.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+        "knownFlags": flags.collect::<Vec<_>>(),
+        "supportedFlags": supported.collect::<Vec<_>>(),
+    })
 }
 
 fn read_action(node: &Node<'_>, errno: Option<&Node<'_>>) -> Result<ScmpAction, SpecError> {

@@ -1,0 +1,65 @@
+//! `ringfence create`, and what it has in common with `run`.
+
+use crate::args::{Create, Global, Making, Run};
+use crate::error::CommandError;
+use sandbox::RunOptions;
+use sandbox::config::HostConfig;
+use sandbox::spec::Overrides;
+use std::ffi::OsString;
+
+/// Leaves a supervisor behind, which executes the line of this command.
+pub(crate) fn execute(global: &Global, create: &Create) -> Result<u8, CommandError> {
+    refuse_descriptors(create.making.preserve_fds)?;
+    detach(global)
+}
+
+/// Starts this program anew with its own line, for a container.
+pub(super) fn detach(global: &Global) -> Result<u8, CommandError> {
+    // A mistake in it is told here, where somebody listens.
+    HostConfig::load(global.config.as_deref())?;
+    leave_supervisor()
+}
+
+/// Starts this program anew with its own line.
+pub(super) fn leave_supervisor() -> Result<u8, CommandError> {
+    let line: Vec<OsString> = std::env::args_os().skip(1).collect();
+    sandbox::leave_supervisor(&["supervise"], line).map_err(sandbox::SandboxError::from)?;
+    Ok(0)
+}
+
+/// Options of `create`.
+pub(super) fn created(global: Global, create: Create) -> Result<RunOptions, CommandError> {
+    options(global, create.making)
+}
+
+/// Options of `run`.
+pub(super) fn run(global: Global, run: Run) -> Result<RunOptions, CommandError> {
+    let Run { making, detach: _, tty, trace } = run;
+    let options = options(global, making)?;
+    let overrides = Overrides { terminal: tty, ..options.overrides };
+    Ok(RunOptions { overrides, trace, ..options })
+}
+
+fn options(global: Global, making: Making) -> Result<RunOptions, CommandError> {
+    Ok(RunOptions {
+        config: HostConfig::load(global.config.as_deref())?,
+        id: making.id,
+        bundle: making.bundle,
+        root: global.root,
+        overrides: Overrides { memory_mib: making.memory, vcpus: making.vcpus, terminal: false },
+        pid_file: making.pid_file,
+        console_socket: making.console_socket,
+        trace: None,
+        began_ns: sandbox::now_ns(),
+    })
+}
+
+pub(super) fn refuse_descriptors(count: u32) -> Result<(), CommandError> {
+    if count > 0 {
+        return Err(CommandError::Option {
+            option: format!("--preserve-fds {count}"),
+            remedy: "descriptors cannot be handed into a virtual machine",
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! `ringfence exec`.
+
+use crate::args::{Exec, Global};
+use crate::commands::create;
+use crate::error::CommandError;
+use sandbox::spec::ProcessChanges;
+use sandbox::{ExecOptions, ExecSource};
+
+pub(crate) fn execute(global: Global, exec: Exec) -> Result<u8, CommandError> {
+    create::refuse_descriptors(exec.preserve_fds)?;
+    if exec.detach {
+        return create::leave_supervisor();
+    }
+    Ok(sandbox::exec(&options(global, exec))?)
+}
+
+pub(super) fn options(global: Global, exec: Exec) -> ExecOptions {
+    let process = match exec.process {
+        Some(file) => ExecSource::File(file),
+        None => ExecSource::Changes(ProcessChanges {
+            args: exec.command,
+            env: exec.env,
+            cwd: exec.cwd,
+            uid: exec.user.map(|user| user.uid),
+            gid: exec.user.and_then(|user| user.gid),
+            additional_gids: exec.additional_gids,
+            capabilities: exec.cap.iter().fold(0, |all, bit| all | bit),
+            no_new_privileges: exec.no_new_privs,
+        }),
+    };
+    ExecOptions {
+        id: exec.id,
+        root: global.root,
+        process,
+        terminal: exec.tty,
+        pid_file: exec.pid_file,
+        console_socket: exec.console_socket,
+    }
+}

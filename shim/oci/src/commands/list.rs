@@ -1,0 +1,88 @@
+//! `ringfence list`, in runc's forms.
+
+use crate::args::{Global, List, ListFormat};
+use crate::commands::{print, print_json};
+use crate::error::CommandError;
+use sandbox::Report;
+
+/// Columns of the table.
+const COLUMNS: [&str; 6] = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"];
+/// Least width of a column but the last.
+const LEAST_WIDTH: usize = 12;
+/// Blanks behind the longest entry of a column.
+const GAP: usize = 3;
+
+pub(crate) fn execute(global: &Global, list: &List) -> Result<u8, CommandError> {
+    let reports = sandbox::list(&global.root)?;
+    match (list.quiet, list.format) {
+        (true, _) => {
+            let ids: Vec<String> =
+                reports.iter().map(|report| format!("{}\n", report.id)).collect();
+            print(&ids.concat())?;
+        }
+        (false, ListFormat::Table) => print(&table(&reports))?,
+        (false, ListFormat::Json) => {
+            let value = serde_json::to_value(&reports);
+            print_json(&value.map_err(|error| CommandError::Print(error.into()))?)?;
+        }
+    }
+    Ok(0)
+}
+
+fn table(reports: &[Report]) -> String {
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    rows.extend(reports.iter().map(|report| {
+        [
+            report.id.clone(),
+            report.pid.to_string(),
+            report.status.to_string(),
+            report.bundle.display().to_string(),
+            report.created.clone(),
+            report.owner.clone(),
+        ]
+    }));
+    let width = |column: usize| {
+        let longest =
+            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        (longest.max().unwrap_or(0) + GAP).max(LEAST_WIDTH)
+    };
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:width$}"));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sandbox::Status;
+
+    #[test]
+    fn the_table_has_runcs_columns() {
+        let report = Report {
+            oci_version: "1.0.2".into(),
+            id: "a-container-with-a-name".into(),
+            pid: 7,
+            status: Status::Running,
+            bundle: "/b".into(),
+            rootfs: "/b/rootfs".into(),
+            created: "2024-12-31T23:59:59Z".into(),
+            owner: "root".into(),
+            annotations: std::collections::BTreeMap::new(),
+            end: None,
+        };
+        let text = table(&[report]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("ID                        PID         STATUS"), "{text}");
+        assert!(lines[1].starts_with("a-container-with-a-name   7           running"), "{text}");
+        assert!(lines[1].ends_with("2024-12-31T23:59:59Z   root"), "{text}");
+        assert_eq!(table(&[]).lines().count(), 1);
+    }
+}

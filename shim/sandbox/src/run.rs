@@ -1,0 +1,236 @@
+//! From options to a container's end: in the foreground, or as the supervisor that `create` leaves
+//! behind.
+
+use crate::config::{HostConfig, Parts};
+use crate::container_id::ContainerId;
+use crate::control::Server;
+use crate::create::{self, Ready};
+use crate::detach::Handover;
+use crate::error::SandboxError;
+use crate::hooks::{self, ContainerState};
+use crate::signals::Signals;
+use crate::spec::{Bundle, Hook, HostFacts, Overrides, Plan};
+use crate::store::Status;
+use crate::supervisor::{Exit, Owner, Supervisor};
+use crate::timeline::{Moment, Timeline};
+use std::path::{Path, PathBuf};
+
+/// A container to be made.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Id of the container.
+    pub id: String,
+    /// Directory of the bundle.
+    pub bundle: PathBuf,
+    /// Directory of the state.
+    pub root: PathBuf,
+    /// Settings beside the bundle.
+    pub overrides: Overrides,
+    /// The host's configuration.
+    pub config: HostConfig,
+    /// Where to write the supervisor's process id.
+    pub pid_file: Option<PathBuf>,
+    /// Who takes the container's terminal, if nobody watches it here.
+    pub console_socket: Option<PathBuf>,
+    /// Where to write the timeline.
+    pub trace: Option<PathBuf>,
+    /// When it all began, from [`crate::now_ns`].
+    pub began_ns: u64,
+}
+
+/// When a supervisor says that all is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadyWhen {
+    /// The container stands, and waits for its start.
+    Created,
+    /// It is started at once, and its program runs.
+    Started,
+}
+
+/// Who started this process.
+enum Role {
+    Foreground,
+    Supervisor(Handover, ReadyWhen),
+}
+
+/// Runs a container to its end, with this process's streams, terminal and signals, and leaves
+/// nothing behind.
+///
+/// # Errors
+/// [`SandboxError`]; its kind says how far it came.
+pub fn run(options: &RunOptions) -> Result<Exit, SandboxError> {
+    if options.console_socket.is_some() {
+        return Err(SandboxError::ConsoleInForeground);
+    }
+    live(options, &mut Some(Role::Foreground))
+}
+
+/// Makes a container and sees it to its end, for a command that waits until it is ready and goes.
+/// The container's state stays until it is deleted.
+///
+/// # Errors
+/// [`SandboxError`], which that command has been told of unless it had gone.
+pub fn supervise(
+    options: &RunOptions,
+    handover: Handover,
+    ready: ReadyWhen,
+) -> Result<Exit, SandboxError> {
+    let mut role = Some(Role::Supervisor(handover, ready));
+    let result = live(options, &mut role);
+    if let Err(error) = &result {
+        match role {
+            Some(Role::Supervisor(handover, _)) => {
+                handover.failed(error.kind(), crate::text::chain(error));
+            }
+            // Nobody waits any more.
+            _ => tracing::error!("{}", crate::text::chain(error)),
+        }
+    }
+    result
+}
+
+fn live(options: &RunOptions, role: &mut Option<Role>) -> Result<Exit, SandboxError> {
+    let id = ContainerId::new(&options.id)?;
+    let options = RunOptions {
+        root: absolute("--root", &options.root)?,
+        trace: options.trace.as_deref().map(|path| absolute("--trace", path)).transpose()?,
+        ..options.clone()
+    };
+    let parts = Parts::find(&options.config)?;
+    let bundle = Bundle::read(&options.bundle)?;
+    let plan = bundle.plan(id.as_str(), &options.overrides, &options.config, host_facts())?;
+    plan.notes.tell();
+    drop(bundle);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(SandboxError::Events)?;
+    let mut timeline = Timeline::new(options.began_ns);
+    let result = runtime.block_on(run_plan(&id, plan, &options, &parts, role, &mut timeline));
+    timeline.mark(Moment::Gone);
+    // A thread may still wait for the caller's input: nobody waits for it.
+    runtime.shutdown_background();
+    if let Some(trace) = &options.trace {
+        let written = timeline.write(trace);
+        // How the container ended is more important than its timeline.
+        let exit = result?;
+        return match written {
+            Ok(()) => Ok(exit),
+            Err(source) => {
+                Err(SandboxError::Write { option: "--trace", path: trace.clone(), source })
+            }
+        };
+    }
+    result
+}
+
+fn absolute(option: &'static str, path: &Path) -> Result<PathBuf, SandboxError> {
+    std::path::absolute(path).map_err(|source| SandboxError::Write {
+        option,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+async fn run_plan(
+    id: &ContainerId,
+    plan: Plan,
+    options: &RunOptions,
+    parts: &Parts,
+    role: &mut Option<Role>,
+    timeline: &mut Timeline,
+) -> Result<Exit, SandboxError> {
+    let signals = Signals::take().map_err(SandboxError::Events)?;
+    let after_stop = plan.hooks.after_stop.clone();
+    let terminal = create::terminal(
+        &plan,
+        matches!(role, Some(Role::Supervisor(..))),
+        options.console_socket.as_deref(),
+    )?;
+    let prepared = create::prepare(id, &options.root, plan, &options.config, parts)?;
+    let booted = prepared.boot(&options.config, parts, terminal, &signals, timeline).await?;
+    let ready = booted.create(&signals, timeline).await?;
+    let hook_state = ContainerState { status: "stopped", ..ready.hook_state.clone() };
+    let is_foreground = matches!(role, Some(Role::Foreground));
+    let result = run_ready(ready, options, role, &signals, timeline).await;
+    if is_foreground {
+        // runtime-spec, lifecycle step 13: the container exists no more; a failure is told only.
+        run_after_stop(&after_stop, &hook_state).await;
+    }
+    result
+}
+
+/// Runs hooks whose failure changes nothing any more.
+pub(crate) async fn run_after_stop(hooks: &[Hook], state: &ContainerState) {
+    for hook in hooks {
+        if let Err(error) = hooks::run(std::slice::from_ref(hook), state).await {
+            tracing::warn!("{}", crate::text::chain(&error));
+        }
+    }
+}
+
+/// Lets the container be seen, and sees it to its end.
+async fn run_ready(
+    mut ready: Ready,
+    options: &RunOptions,
+    role: &mut Option<Role>,
+    signals: &Signals,
+    timeline: &mut Timeline,
+) -> Result<Exit, SandboxError> {
+    let server = Server::listen(ready.guest.state.path())?;
+    if let Some(pid_file) = &options.pid_file {
+        write_pid_file(pid_file)?;
+    }
+    ready.guest.state.set_status(Status::Created)?;
+    let owner = match role.take() {
+        Some(Role::Supervisor(handover, ReadyWhen::Created)) => {
+            leave_directory()?;
+            ready.guest.state.hand_over(handover)?;
+            Owner::Commands
+        }
+        Some(Role::Supervisor(handover, ReadyWhen::Started)) => {
+            leave_directory()?;
+            Owner::Parent(handover)
+        }
+        Some(Role::Foreground) | None => Owner::Foreground,
+    };
+    Supervisor::new(ready, owner, server)?.live(signals, timeline).await
+}
+
+/// A supervisor holds no file system but those of its container.
+pub(crate) fn leave_directory() -> Result<(), SandboxError> {
+    std::env::set_current_dir("/").map_err(SandboxError::Events)
+}
+
+pub(crate) fn write_pid_file(path: &Path) -> Result<(), SandboxError> {
+    let text = std::process::id().to_string();
+    std::fs::write(path, text).map_err(|source| SandboxError::Write {
+        option: "--pid-file",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn host_facts() -> HostFacts {
+    /// Beyond what any host has, for a host that does not tell.
+    const UNKNOWN_MIB: u64 = 1 << 20;
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let memory = rustix::system::sysinfo();
+    let bytes = memory.totalram.saturating_mul(u64::from(memory.mem_unit));
+    let mib = if bytes == 0 { UNKNOWN_MIB } else { bytes >> 20 };
+    HostFacts {
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        memory_mib: u32::try_from(mib).unwrap_or(u32::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_has_cpus_and_memory() {
+        let facts = host_facts();
+        assert!(facts.cpus >= 1 && facts.memory_mib > 0);
+    }
+}
