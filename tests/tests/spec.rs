@@ -40,8 +40,13 @@ fn help_and_version_are_answers_and_not_errors() {
         outcome.expect_code(0);
         assert!(!outcome.stdout.is_empty() && outcome.stderr.is_empty(), "{outcome}");
     }
-    // What an engine would call next is refused by name and not taken for something else.
-    for verb in ["create", "start", "state", "kill", "delete"] {
+    // A container that does not exist and a command that does not: both are refused by name.
+    for verb in ["start", "state", "kill", "delete"] {
+        let outcome = Invocation::new("ringfence").args(&[verb, "some-id"]).run();
+        assert_ne!(outcome.code(), 0, "{outcome}");
+        outcome.expect_error("some-id");
+    }
+    for verb in ["checkpoint", "restore", "ps", "events", "update"] {
         let outcome = Invocation::new("ringfence").args(&[verb, "some-id"]).run();
         assert_ne!(outcome.code(), 0, "{outcome}");
         outcome.expect_error(verb);
