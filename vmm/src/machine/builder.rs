@@ -25,10 +25,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use vmm_api::VmmErrorKind;
 
-/// Bytes below the kernel's image that its page allocator hands out first, and wholly within the
-/// start: measured with the kernel of this project. A guest to which it does not apply is as correct.
-const FIRST_ALLOCATED: u64 = 8 << 20;
-
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -149,10 +145,8 @@ pub fn build(
         .map(|file| initrd::load(&file, &ram, &layout, &kernel.range))
         .transpose()
         .map_err(BuildError::Initrd)?;
-    // A start uses little of what lies far below the kernel's image and around it, and all of what
-    // lies directly below it: there Linux's page allocator begins. A huge page there saves 512 exits.
-    ram.prefer_small_pages(0..kernel.range.start.saturating_sub(FIRST_ALLOCATED));
-    ram.prefer_small_pages(kernel.range.start..kernel.range.end.next_multiple_of(HUGE_PAGE));
+    // The kernel uses little of what lies below and around its image.
+    ram.prefer_small_pages(0..kernel.range.end.next_multiple_of(HUGE_PAGE));
     // After kernel and initrd: KVM sees their mappings from the start, and no slot changes.
     vm.add_memory(&ram).map_err(BuildError::Kvm)?;
     timeline.step("kernel loaded");
