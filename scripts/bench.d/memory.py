@@ -153,6 +153,8 @@ class Sandboxes:
         deadline = time.monotonic() + 30
         while any_vmm() and time.monotonic() < deadline:
             time.sleep(0.1)
+        for number in range(self.count):
+            subprocess.run(["ringfence", "delete", "--force", f"bench-{number}"], check=True)
 
 
 def any_vmm():
