@@ -233,3 +233,22 @@ fn template() -> Value {
         },
     })
 }
+
+/// What root in a container has by default in the engines, and what a builder needs.
+pub fn engine_capabilities(config: &mut Value) {
+    let capabilities = json!([
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FOWNER",
+        "CAP_FSETID",
+        "CAP_KILL",
+        "CAP_MKNOD",
+        "CAP_SETFCAP",
+        "CAP_SETGID",
+        "CAP_SETUID",
+        "CAP_SYS_CHROOT",
+    ]);
+    for set in ["bounding", "permitted", "effective"] {
+        config["process"]["capabilities"][set] = capabilities.clone();
+    }
+}

@@ -117,6 +117,20 @@ pub fn processes() -> Vec<Process> {
     found
 }
 
+/// The VMM of a supervisor.
+///
+/// # Panics
+/// If it has none.
+#[must_use]
+pub fn vmm_of(supervisor: Pid) -> Pid {
+    let supervisor = u32::try_from(supervisor.as_raw_nonzero().get()).expect("a pid is positive");
+    let vmm = descendants(supervisor)
+        .into_iter()
+        .find(|process| process.name.starts_with("ringfence-vmm"))
+        .expect("a sandbox that runs has a VMM");
+    i32::try_from(vmm.pid).ok().and_then(Pid::from_raw).expect("a pid is positive")
+}
+
 /// The processes below `ancestor`, at any depth.
 #[must_use]
 pub fn descendants(ancestor: u32) -> Vec<Process> {

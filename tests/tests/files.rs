@@ -4,30 +4,12 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use integration_tests::bundle::engine_capabilities;
 use integration_tests::report::{Difference, compare};
 use integration_tests::{Bundle, Lab, Outcome, Root, Runtime, tree};
 use serde_json::{Value, json};
 
 const SUITE: &str = include_str!("../guest/files.c");
-
-/// What a root user of a container has by default in the engines, and what a builder needs.
-fn engine_capabilities(config: &mut Value) {
-    let capabilities = json!([
-        "CAP_CHOWN",
-        "CAP_DAC_OVERRIDE",
-        "CAP_FOWNER",
-        "CAP_FSETID",
-        "CAP_KILL",
-        "CAP_MKNOD",
-        "CAP_SETFCAP",
-        "CAP_SETGID",
-        "CAP_SETUID",
-        "CAP_SYS_CHROOT",
-    ]);
-    for set in ["bounding", "permitted", "effective"] {
-        config["process"]["capabilities"][set] = capabilities.clone();
-    }
-}
 
 /// Everything that can be had: a container that is as free as a machine's own root.
 fn all_capabilities(config: &mut Value) {

@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use integration_tests::bundle::engine_capabilities;
 use integration_tests::report::compare;
 use integration_tests::{Bundle, Invocation, Lab, Outcome, Root, Running, Runtime, tree};
 use rustix::fs::{FlockOperation, fcntl_lock};
@@ -17,25 +18,6 @@ use serde_json::{Value, json};
 const POSIX: &str = include_str!("../guest/posix.c");
 const EXERCISER: &str = include_str!("../guest/exerciser.c");
 const ACROSS: &str = include_str!("../guest/across.c");
-
-/// What a root user of a container has by default in the engines.
-fn engine_capabilities(config: &mut Value) {
-    let capabilities = json!([
-        "CAP_CHOWN",
-        "CAP_DAC_OVERRIDE",
-        "CAP_FOWNER",
-        "CAP_FSETID",
-        "CAP_KILL",
-        "CAP_MKNOD",
-        "CAP_SETFCAP",
-        "CAP_SETGID",
-        "CAP_SETUID",
-        "CAP_SYS_CHROOT",
-    ]);
-    for set in ["bounding", "permitted", "effective"] {
-        config["process"]["capabilities"][set] = capabilities.clone();
-    }
-}
 
 /// A container that works in `/mnt`, a share of the host's `share`.
 fn bundle(lab: &Lab, root: &'static str, share: &Path) -> Bundle {

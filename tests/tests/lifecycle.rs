@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use integration_tests::detached::{Detached, reap, reap_strays, take_master};
 use integration_tests::{Bundle, Invocation, Lab, Root, Runtime, host};
-use rustix::process::{Pid, Signal, getsid, kill_process, test_kill_process};
+use rustix::process::{Signal, getsid, kill_process, test_kill_process};
 use serde_json::json;
 
 const BOTH: [Runtime; 2] = [Runtime::Ringfence, Runtime::Crun];
@@ -184,22 +184,13 @@ fn the_supervisor_has_a_session_of_its_own_and_all_that_it_needs() {
     container.delete();
 }
 
-fn vmm_of(container: &Detached) -> Pid {
-    let supervisor = u32::try_from(container.pid().as_raw_nonzero().get()).unwrap();
-    let vmm = host::descendants(supervisor)
-        .into_iter()
-        .find(|process| process.name.starts_with("ringfence-vmm"))
-        .expect("a sandbox has a VMM");
-    Pid::from_raw(i32::try_from(vmm.pid).unwrap()).unwrap()
-}
-
 #[test]
 fn a_supervisor_that_is_killed_is_a_stopped_container() {
     let lab = Lab::enter();
     let container = Detached::create(&lab, Runtime::Ringfence, &shared(&lab).script(WAITS));
     container.expect(&["start"], &[]);
     container.wait_for_stdout("ready\n");
-    let vmm = vmm_of(&container);
+    let vmm = host::vmm_of(container.pid());
     kill_process(container.pid(), Signal::KILL).unwrap();
     wait_for_status(&container, "stopped");
     assert_eq!(container.state()["pid"], 0);
@@ -216,7 +207,7 @@ fn a_machine_that_is_killed_is_a_stopped_container() {
     let container = Detached::create(&lab, Runtime::Ringfence, &shared(&lab).script(WAITS));
     container.expect(&["start"], &[]);
     container.wait_for_stdout("ready\n");
-    kill_process(vmm_of(&container), Signal::KILL).unwrap();
+    kill_process(host::vmm_of(container.pid()), Signal::KILL).unwrap();
     wait_for_status(&container, "stopped");
     assert_eq!(container.wait(), 250);
     let state = container.state();

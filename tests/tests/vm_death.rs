@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use integration_tests::{Bundle, Invocation, Lab, NO_DEADLINE, Root, Running, host};
-use rustix::process::{Pid, Signal, kill_process};
+use integration_tests::{Bundle, Invocation, Lab, NO_DEADLINE, Root, host};
+use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 const VM_DIED: i32 = 250;
@@ -14,15 +14,6 @@ const DEADLINE: i32 = 252;
 /// How long the end of a process may take to be noticed and told.
 const NOTICED: Duration = Duration::from_secs(3);
 
-fn vmm_of(running: &Running) -> Pid {
-    let supervisor = u32::try_from(running.pid().as_raw_nonzero().get()).unwrap();
-    let vmm = host::descendants(supervisor)
-        .into_iter()
-        .find(|process| process.name.starts_with("ringfence-vmm"))
-        .expect("a sandbox that runs has a VMM");
-    Pid::from_raw(i32::try_from(vmm.pid).unwrap()).unwrap()
-}
-
 #[test]
 fn a_vmm_that_is_killed_is_a_dead_machine() {
     let lab = Lab::enter();
@@ -30,7 +21,7 @@ fn a_vmm_that_is_killed_is_a_dead_machine() {
     let running = lab.ringfence(&bundle).start();
     running.wait_for_stdout("up\n");
     let before = std::time::Instant::now();
-    kill_process(vmm_of(&running), Signal::KILL).unwrap();
+    kill_process(host::vmm_of(running.pid()), Signal::KILL).unwrap();
     let outcome = running.finish();
     assert!(before.elapsed() < NOTICED, "{outcome}");
     outcome.expect_code(VM_DIED).expect_error("virtual machine");
