@@ -13,7 +13,7 @@ use integration_tests::report::compare;
 use integration_tests::{Bundle, Invocation, Lab, Outcome, Root, Running, Runtime, tree};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const POSIX: &str = include_str!("../guest/posix.c");
 const EXERCISER: &str = include_str!("../guest/exerciser.c");
