@@ -21,7 +21,7 @@ const ROOTS: (&str, &str) = ("RINGFENCE_ROOTS", "/opt/roots");
 const SOURCES: (&str, &str) = ("RINGFENCE_SOURCES", "/opt/src");
 
 /// How long the host may take to reap a process that has ended.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(30);
 
 /// Which runtime runs a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

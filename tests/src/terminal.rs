@@ -91,7 +91,7 @@ impl Terminal {
     /// If it does not within a minute.
     #[track_caller]
     pub fn wait_for(&self, text: &str) {
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(300);
         let mut screen = self.screen.0.lock().expect("no reader panics");
         while !screen.windows(text.len()).any(|window| window == text.as_bytes()) {
             let left = until.saturating_duration_since(Instant::now());

@@ -10,7 +10,7 @@ use serde_json::json;
 const BOTH: [Runtime; 2] = [Runtime::Ringfence, Runtime::Crun];
 
 /// How long the end of a process may take to be seen.
-const NOTICED: Duration = Duration::from_secs(3);
+const NOTICED: Duration = Duration::from_secs(60);
 
 /// Tells what it has been sent, until that is SIGTERM.
 const WAITS: &str = "trap 'echo got USR1' USR1; trap 'echo got TERM; exit 7' TERM; echo ready
