@@ -5,7 +5,7 @@
 # Compiling the workspace, and packing the agent.
 RUST_PACKAGES=(gcc libc6-dev binutils pkg-config libseccomp-dev python3)
 # scripts/build-kernel, which only names what is missing.
-KERNEL_PACKAGES=(linux-source-6.12 gcc binutils make flex bison bc perl xz-utils libelf-dev)
+KERNEL_PACKAGES=(linux-source-6.12 gcc binutils make flex bison bc perl xz-utils patch libelf-dev)
 # Making the lab's image and starting a lab from it.
 LAB_PACKAGES=(e2fsprogs kmod python3 psmisc xz-utils mmdebstrap debian-archive-keyring patch
     binutils)
