@@ -11,17 +11,19 @@ use crate::detach::Handover;
 use crate::error::SandboxError;
 use crate::error_kind::ErrorKind;
 use crate::hooks::{self, ContainerState, HookError};
+use crate::host_cgroup::HostCgroup;
+use crate::limits_change::{self, ChangeError, HostUndo};
 use crate::policy::{self, Operation, SignalAction, Situation};
 use crate::processes::Processes;
 use crate::signals::{Received, Signals};
-use crate::spec::Hooks;
+use crate::spec::{Hooks, ResourceUpdate};
 use crate::stdio::{Relays, Streams};
-use crate::store::{End, Status};
+use crate::store::{End, StateDir, Status, StoreError};
 use crate::terminal::{HostTerminal, RawMode};
 use crate::timeline::{Moment, Timeline};
 use crate::vm_process::VmError;
 use agent_client::{ClientError, Started};
-use agent_protocol::{AgentError, Event, ExitStatus, INIT_PROCESS};
+use agent_protocol::{AgentError, Event, ExitStatus, FileWrite, INIT_PROCESS};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -36,6 +38,8 @@ const LAST_EXITS: Duration = Duration::from_secs(1);
 /// Bytes of the reason that is written down.
 const MAX_REASON: usize = 8 << 10;
 const SIGKILL: u8 = 9;
+/// Processes that wait for a machine to be resumed; each holds its request, up to 16 MiB.
+const MAX_HELD_PROCESSES: usize = 16;
 
 /// How a container ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +82,22 @@ enum Step {
     Hooks(JoinHandle<Result<(), HookError>>),
 }
 
+/// A change of limits whose host's part is done.
+#[derive(Debug)]
+struct LimitsChange {
+    replier: Replier,
+    settings: Vec<FileWrite>,
+    undo: HostUndo,
+    agent: JoinHandle<Result<(), ChangeRefusal>>,
+}
+
+/// Why a guest's part of a change was not done.
+#[derive(Debug)]
+enum ChangeRefusal {
+    InUse(ChangeError),
+    Agent(ClientError),
+}
+
 /// What a step of a start has come to.
 enum StepDone {
     Program(Result<Started, ClientError>),
@@ -101,6 +121,12 @@ pub(crate) struct Supervisor {
     clients: Clients,
     /// Signals that wait for a paused machine.
     held_back: Vec<u8>,
+    /// Processes that wait for a paused machine.
+    held_processes: Vec<(ExecRequest, Replier)>,
+    /// Who is told of events.
+    watchers: Vec<Replier>,
+    /// Limits that are being changed.
+    change: Option<LimitsChange>,
     /// SIGKILL has not been delivered.
     unanswered: (mpsc::Sender<()>, mpsc::Receiver<()>),
 }
@@ -130,6 +156,9 @@ impl Supervisor {
             calls: server.calls,
             clients: server.clients,
             held_back: Vec::new(),
+            held_processes: Vec::new(),
+            watchers: Vec::new(),
+            change: None,
             unanswered: mpsc::channel(1),
         };
         match owner {
@@ -209,6 +238,9 @@ impl Supervisor {
                 },
                 end = self.guest.vm.ended() => {
                     let console = self.guest.state.last_words();
+                    if self.guest.cgroup.as_ref().is_some_and(HostCgroup::oom_killed) {
+                        return Err(SandboxError::HostOutOfMemory { end, console });
+                    }
                     return Err(SandboxError::VmDied { end, console });
                 }
                 done = next_step(&mut self.start) => self.on_step(done, timeline).await?,
@@ -224,6 +256,7 @@ impl Supervisor {
                     return Ok(Exit { status: 128 | SIGKILL, out_of_memory: false });
                 }
                 outcome = self.processes.next_started() => self.processes.on_started(outcome),
+                done = next_change(&mut self.change) => self.on_changed(done),
                 Some(call) = self.calls.recv() => self.on_call(call).await?,
             }
         }
@@ -248,7 +281,18 @@ impl Supervisor {
 
     /// The container's end, if the event is that.
     fn on_event(&mut self, event: Event, timeline: &mut Timeline) -> Option<Exit> {
-        let Event::ProcessExited { container, process, status, oom_killed, at_ns } = event;
+        let (container, process, status, oom_killed, at_ns) = match event {
+            Event::OutOfMemory { container, kills, at_ns: _ } => {
+                if container == self.guest.id.as_str() {
+                    tracing::info!("the guest's kernel has killed {kills} processes for memory");
+                    self.watchers.retain(|watcher| watcher.tell(Answer::OutOfMemory));
+                }
+                return None;
+            }
+            Event::ProcessExited { container, process, status, oom_killed, at_ns } => {
+                (container, process, status, oom_killed, at_ns)
+            }
+        };
         if container == self.guest.id.as_str() && self.processes.on_exit(&process, status) {
             return None;
         }
@@ -366,11 +410,23 @@ impl Supervisor {
             Request::Pause => Operation::Pause,
             Request::Resume => Operation::Resume,
             Request::Exec(_) => Operation::Exec,
+            Request::Processes { .. } => Operation::Processes,
+            Request::Statistics => Operation::Statistics,
+            Request::Update(_) => Operation::Update,
+            Request::Watch => Operation::Watch,
             Request::SignalProcess { .. } | Request::ResizeProcess { .. } => {
                 self.on_process_call(request, replier);
                 return Ok(());
             }
         };
+        if let Request::Exec(request) = &request
+            && request.waits_for_resume
+            && self.status == Status::Paused
+        {
+            let request = ExecRequest::clone(request);
+            self.hold_process(request, replier);
+            return Ok(());
+        }
         if let Err(problem) = policy::on_call(self.status, operation) {
             replier.answer(self.refusal(problem));
             return Ok(());
@@ -392,6 +448,25 @@ impl Supervisor {
             }
             Request::Pause => self.pause().await?,
             Request::Resume => self.resume().await?,
+            Request::Processes { after } => {
+                self.list_processes(after, replier);
+                return Ok(());
+            }
+            Request::Statistics => {
+                self.read_statistics(replier);
+                return Ok(());
+            }
+            Request::Update(update) => {
+                self.begin_change(*update, replier);
+                return Ok(());
+            }
+            Request::Watch => {
+                // Those whose clients have gone make room.
+                self.watchers.retain(|watcher| watcher.is_heard());
+                replier.answer(Answer::Watching);
+                self.watchers.push(replier);
+                return Ok(());
+            }
             Request::SignalProcess { .. } | Request::ResizeProcess { .. } => Ok(()),
         };
         replier.answer(match done {
@@ -477,7 +552,20 @@ impl Supervisor {
         for signal in std::mem::take(&mut self.held_back) {
             self.send(signal, false, None);
         }
+        for (request, replier) in std::mem::take(&mut self.held_processes) {
+            self.exec(request, replier).await?;
+        }
         Ok(Ok(()))
+    }
+
+    /// Keeps a process until the machine goes on; its client is told every second that it waits.
+    fn hold_process(&mut self, request: ExecRequest, replier: Replier) {
+        if self.held_processes.len() >= MAX_HELD_PROCESSES {
+            let problem = format!("{MAX_HELD_PROCESSES} processes wait for it to be resumed");
+            replier.answer(self.refusal(&problem));
+            return;
+        }
+        self.held_processes.push((request, replier));
     }
 
     /// Asks the VMM, which answers at once or is broken. The inner error is its refusal.
@@ -500,6 +588,103 @@ impl Supervisor {
             Ok(Err(error)) => Err(SandboxError::Machine(error)),
             Err(_) => Err(SandboxError::MachineHangs { deadline: *deadline }),
         }
+    }
+}
+
+/// What the guest tells of the container, and its limits.
+impl Supervisor {
+    fn list_processes(&self, after: u32, replier: Replier) {
+        let client = self.guest.client.clone();
+        let (id, deadline) = (self.guest.id.clone(), self.guest.deadline);
+        drop(tokio::spawn(async move {
+            let list = client.list_processes(id.as_str(), after, deadline).await;
+            replier.answer(match list {
+                Ok(list) => Answer::Processes(list),
+                Err(error) => agent_refusal(id.as_str(), &error),
+            });
+        }));
+    }
+
+    fn read_statistics(&self, replier: Replier) {
+        let client = self.guest.client.clone();
+        let (id, deadline) = (self.guest.id.clone(), self.guest.deadline);
+        drop(tokio::spawn(async move {
+            let statistics = client.read_statistics(id.as_str(), deadline).await;
+            replier.answer(match statistics {
+                Ok(statistics) => Answer::Statistics(Box::new(statistics)),
+                Err(error) => agent_refusal(id.as_str(), &error),
+            });
+        }));
+    }
+
+    /// Does the host's part of a change, which can be undone, and has the agent do the guest's.
+    fn begin_change(&mut self, update: ResourceUpdate, replier: Replier) {
+        if self.change.is_some() {
+            replier.answer(self.refusal("its limits are being changed by another command"));
+            return;
+        }
+        let Guest { size, settings, cgroup, vm, .. } = &self.guest;
+        let done = limits_change::plan(update, *size, settings).and_then(|change| {
+            let undo = limits_change::apply_on_host(&change, cgroup.as_ref(), vm.reference())?;
+            Ok((change, undo))
+        });
+        let (change, undo) = match done {
+            Ok(done) => done,
+            Err(error) => {
+                replier.answer(self.refusal(&crate::text::chain(&error)));
+                return;
+            }
+        };
+        let client = self.guest.client.clone();
+        let (id, deadline) = (self.guest.id.clone(), self.guest.deadline);
+        let settings = change.guest.clone();
+        let agent = tokio::spawn(async move {
+            let id = id.as_str();
+            if let Some(bytes) = change.most_in_use {
+                let statistics = client.read_statistics(id, deadline).await;
+                let usage = statistics.map_err(ChangeRefusal::Agent)?.memory.usage;
+                if usage > bytes {
+                    return Err(ChangeRefusal::InUse(ChangeError::InUse { bytes, usage }));
+                }
+            }
+            if change.guest.is_empty() {
+                return Ok(());
+            }
+            let changed = client.update_resources(id, change.guest, deadline).await;
+            changed.map_err(ChangeRefusal::Agent)
+        });
+        self.change = Some(LimitsChange { replier, settings, undo, agent });
+    }
+
+    fn on_changed(&mut self, done: Result<(), ChangeRefusal>) {
+        let Some(LimitsChange { replier, settings, undo, .. }) = self.change.take() else {
+            return;
+        };
+        match done {
+            Ok(()) => {
+                self.guest.settings.take(&settings);
+                replier.answer(Answer::Done);
+            }
+            Err(ChangeRefusal::InUse(error)) => {
+                undo.run();
+                replier.answer(self.refusal(&crate::text::chain(&error)));
+            }
+            Err(ChangeRefusal::Agent(error)) => {
+                undo.run();
+                replier.answer(agent_refusal(self.guest.id.as_str(), &error));
+            }
+        }
+    }
+}
+
+/// What a change of limits has come to; without one it never comes.
+async fn next_change(change: &mut Option<LimitsChange>) -> Result<(), ChangeRefusal> {
+    match change {
+        Some(LimitsChange { agent, .. }) => {
+            // A task that has panicked has told so.
+            agent.await.unwrap_or(Err(ChangeRefusal::Agent(ClientError::Closed)))
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -583,21 +768,39 @@ impl Supervisor {
     /// Ends the machine. Its memory is given back while the state is removed. A container that was
     /// created leaves its state for `delete`.
     async fn clear_away(self, result: &Result<Exit, SandboxError>) {
-        let Self { guest, calls, clients, .. } = self;
-        let Guest { vm, mut state, .. } = guest;
+        let Self { guest, calls, clients, watchers, held_processes, change, .. } = self;
+        let Guest { vm, mut cgroup, mut state, .. } = guest;
         vm.kill();
         // Calls that are still waiting are refused.
-        drop(calls);
-        let written = if state.is_kept() { state.set_end(end_of(result)) } else { state.remove() };
-        if let Err(error) = written {
-            tracing::warn!("{}", crate::text::chain(&error));
+        drop((calls, watchers, held_processes, change));
+        if state.is_kept() {
+            // `delete` removes it; until then it says what the container has used.
+            cgroup.iter_mut().for_each(HostCgroup::keep);
+        }
+        if cgroup.is_none() || state.is_kept() {
+            tell_written(write_end(&mut state, result));
         }
         if let Err(error) = vm.stop().await {
             tracing::warn!("the virtual machine could not be waited for: {error}");
         }
+        if cgroup.is_some() && !state.is_kept() {
+            // What is written down goes after what it speaks of.
+            drop(cgroup.take());
+            tell_written(write_end(&mut state, result));
+        }
         // On a thread: tasks that have an answer go on.
         let finished = tokio::task::spawn_blocking(move || clients.finish(LAST_ANSWERS));
         drop(finished.await);
+    }
+}
+
+fn write_end(state: &mut StateDir, result: &Result<Exit, SandboxError>) -> Result<(), StoreError> {
+    if state.is_kept() { state.set_end(end_of(result)) } else { state.remove() }
+}
+
+fn tell_written(written: Result<(), StoreError>) {
+    if let Err(error) = written {
+        tracing::warn!("{}", crate::text::chain(&error));
     }
 }
 
@@ -617,21 +820,25 @@ fn end_of(result: &Result<Exit, SandboxError>) -> End {
 }
 
 fn signal_answer(id: &str, sent: &Result<(), ClientError>) -> Answer {
-    use agent_protocol::ErrorKind as Kind;
     match sent {
         Ok(()) => Answer::Done,
-        // It ended between the decision and the signal.
-        Err(
-            ClientError::Agent(AgentError { kind: Kind::WrongState | Kind::NotFound, .. })
-            | ClientError::Closed,
-        ) => {
+        Err(error) => agent_refusal(id, error),
+    }
+}
+
+fn agent_refusal(id: &str, error: &ClientError) -> Answer {
+    use agent_protocol::ErrorKind as Kind;
+    match error {
+        // It ended between the decision and the request.
+        ClientError::Agent(AgentError { kind: Kind::WrongState | Kind::NotFound, .. })
+        | ClientError::Closed => {
             let message = format!("container \"{id}\": container not running");
             Answer::refused(ErrorKind::Refused, message)
         }
-        Err(error @ ClientError::Deadline { .. }) => {
+        ClientError::Deadline { .. } => {
             Answer::refused(ErrorKind::Deadline, crate::text::chain(error))
         }
-        Err(error) => Answer::refused(ErrorKind::Refused, crate::text::chain(error)),
+        _ => Answer::refused(ErrorKind::Refused, crate::text::chain(error)),
     }
 }
 
