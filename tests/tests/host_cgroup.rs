@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use integration_tests::detached::Detached;
+use integration_tests::detached::{Detached, reap_strays};
 use integration_tests::host::vmm_of;
 use integration_tests::{Bundle, Invocation, Lab, Root, Runtime};
 use rustix::process::{Pid, Signal, kill_process};
@@ -105,6 +105,9 @@ fn nothing_stays_whoever_is_killed() {
         assert!(exists("/ringfence-test/c"), "{victim}");
         container.expect(&["delete", "--force"], &[]);
         assert!(!exists("/ringfence-test"), "{victim}");
+        // A machine whose supervisor was killed is this process's to reap.
+        drop(container);
+        reap_strays();
     }
 }
 

@@ -15,7 +15,6 @@ use crate::spec::{CgroupsPath, HostLimit};
 use agent_protocol::FileWrite;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -514,37 +513,6 @@ fn write(file: &Path, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(file)?.write_all(format!("{value}\n").as_bytes())
 }
 
-/// The limits of a container as they are now, in the guest's words.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Settings {
-    known: BTreeMap<String, String>,
-}
-
-impl Settings {
-    pub(crate) fn new(settings: &[FileWrite]) -> Self {
-        let mut known = Self::default();
-        known.take(settings);
-        known
-    }
-
-    /// Takes note of what was written.
-    pub(crate) fn take(&mut self, settings: &[FileWrite]) {
-        for FileWrite { path, value } in settings {
-            self.known.insert(path.clone(), value.clone());
-        }
-    }
-
-    /// Quota and period, as `cpu.max` has them.
-    pub(crate) fn cpu_max(&self) -> (String, u64) {
-        /// The kernel's default, in microseconds.
-        const PERIOD: u64 = 100_000;
-        let text = self.known.get("cpu.max").map_or("max", String::as_str);
-        let mut words = text.split_ascii_whitespace();
-        let quota = words.next().unwrap_or("max").to_owned();
-        (quota, words.next().and_then(|period| period.parse().ok()).unwrap_or(PERIOD))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -642,13 +610,5 @@ mod tests {
         let error = cgroup.apply(&[first, limit("io.max", "8:0 rbps=1", true)]).unwrap_err();
         assert!(error.to_string().contains("io.max"), "{error}");
         assert_eq!(read(&file).unwrap(), "100\n");
-    }
-
-    #[test]
-    fn a_quota_has_a_period() {
-        let max = |value: &str| Settings::new(&[setting("cpu.max", value)]).cpu_max();
-        assert_eq!(max("150000 50000"), ("150000".to_owned(), 50_000));
-        assert_eq!(max("max"), ("max".to_owned(), 100_000));
-        assert_eq!(Settings::default().cpu_max(), ("max".to_owned(), 100_000));
     }
 }

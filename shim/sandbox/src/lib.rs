@@ -28,6 +28,7 @@ mod mount_points;
 mod policy;
 mod process;
 mod processes;
+mod refusal;
 mod run;
 mod signal_number;
 mod signals;

@@ -2,12 +2,47 @@
 //! and its machine's threads. Nothing is done by half: the host's part can be undone, and the
 //! agent does its own as a whole.
 
-use crate::host_cgroup::{self, CgroupError, HostCgroup, Limit, Settings, Undo};
+use crate::control::Replier;
+use crate::host_cgroup::{self, CgroupError, HostCgroup, Limit, Undo};
 use crate::process::ProcessRef;
 use crate::spec::{CpuList, ResourceUpdate, largest_limit};
+use agent_client::ClientError;
 use agent_protocol::FileWrite;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::collections::BTreeMap;
+use tokio::task::JoinHandle;
+
+/// The limits of a container as they are now, in the guest's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settings {
+    known: BTreeMap<String, String>,
+}
+
+impl Settings {
+    pub(crate) fn new(settings: &[FileWrite]) -> Self {
+        let mut known = Self::default();
+        known.take(settings);
+        known
+    }
+
+    /// Takes note of what was written.
+    pub(crate) fn take(&mut self, settings: &[FileWrite]) {
+        for FileWrite { path, value } in settings {
+            self.known.insert(path.clone(), value.clone());
+        }
+    }
+
+    /// Quota and period, as `cpu.max` has them.
+    pub(crate) fn cpu_max(&self) -> (String, u64) {
+        /// The kernel's default, in microseconds.
+        const PERIOD: u64 = 100_000;
+        let text = self.known.get("cpu.max").map_or("max", String::as_str);
+        let mut words = text.split_ascii_whitespace();
+        let quota = words.next().unwrap_or("max").to_owned();
+        (quota, words.next().and_then(|period| period.parse().ok()).unwrap_or(PERIOD))
+    }
+}
 
 /// Size of a machine, which it keeps for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +191,33 @@ pub(crate) fn apply_on_host(
         _ => Vec::new(),
     };
     Ok(HostUndo { limits, threads })
+}
+
+/// A change of limits whose host's part is done.
+#[derive(Debug)]
+pub(crate) struct LimitsChange {
+    pub(crate) replier: Replier,
+    pub(crate) settings: Vec<FileWrite>,
+    pub(crate) undo: HostUndo,
+    pub(crate) agent: JoinHandle<Result<(), ChangeRefusal>>,
+}
+
+/// Why a guest's part of a change was not done.
+#[derive(Debug)]
+pub(crate) enum ChangeRefusal {
+    InUse(ChangeError),
+    Agent(ClientError),
+}
+
+/// What a change of limits has come to; without one it never comes.
+pub(crate) async fn next_change(change: &mut Option<LimitsChange>) -> Result<(), ChangeRefusal> {
+    match change {
+        Some(LimitsChange { agent, .. }) => {
+            // A task that has panicked has told so.
+            agent.await.unwrap_or(Err(ChangeRefusal::Agent(ClientError::Closed)))
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// Binds every thread of the machine to these CPUs; returns where they were.
@@ -307,5 +369,16 @@ mod tests {
         restore(threads);
         assert_eq!(sched_getaffinity(None).unwrap().count(), before.count());
         assert!(bind(own, &[1023]).is_err());
+    }
+
+    #[test]
+    fn a_quota_has_a_period() {
+        let max = |value: &str| {
+            let (path, value) = ("cpu.max".to_owned(), value.to_owned());
+            Settings::new(&[FileWrite { path, value }]).cpu_max()
+        };
+        assert_eq!(max("150000 50000"), ("150000".to_owned(), 50_000));
+        assert_eq!(max("max"), ("max".to_owned(), 100_000));
+        assert_eq!(Settings::default().cpu_max(), ("max".to_owned(), 100_000));
     }
 }

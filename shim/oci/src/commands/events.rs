@@ -5,6 +5,7 @@ use crate::args::{Events, Global};
 use crate::commands::print_line;
 use crate::error::CommandError;
 use sandbox::{Container, ContainerEvent, Counter, Statistics};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 pub(crate) fn execute(global: &Global, events: &Events) -> Result<u8, CommandError> {
@@ -15,13 +16,25 @@ pub(crate) fn execute(global: &Global, events: &Events) -> Result<u8, CommandErr
     }
     container.events(events.interval, |event| match event {
         ContainerEvent::Statistics(statistics) => print_line(&stats_event(&events.id, &statistics)),
-        ContainerEvent::OutOfMemory => print_line(&json!({ "type": "oom", "id": events.id })),
+        ContainerEvent::OutOfMemory => {
+            print_line(&Line { kind: "oom", id: &events.id, data: None })
+        }
     })?;
     Ok(0)
 }
 
-fn stats_event(id: &str, statistics: &Statistics) -> Value {
-    json!({ "type": "stats", "id": id, "data": data(statistics) })
+/// One event, in runc's order.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+}
+
+fn stats_event<'a>(id: &'a str, statistics: &Statistics) -> Line<'a> {
+    Line { kind: "stats", id, data: Some(data(statistics)) }
 }
 
 /// runc's `types.Stats`. What it leaves out when it is 0 is left out.
@@ -151,8 +164,9 @@ mod tests {
         statistics.io = vec![io];
         let pages = HugePageStatistics { size: "2MB".into(), ..HugePageStatistics::default() };
         statistics.huge_pages = vec![pages];
-        let event = stats_event("c1", &statistics);
-        assert_eq!((&event["type"], &event["id"]), (&json!("stats"), &json!("c1")));
+        let event = serde_json::to_string(&stats_event("c1", &statistics)).unwrap();
+        assert!(event.starts_with(r#"{"type":"stats","id":"c1","data":{"#), "{event}");
+        let event: Value = serde_json::from_str(&event).unwrap();
         let data = &event["data"];
         assert_eq!(data["cpu"]["usage"], json!({ "total": 7000, "kernel": 0, "user": 3000 }));
         assert_eq!(data["cpu"]["throttling"], json!({ "throttledTime": 2000 }));

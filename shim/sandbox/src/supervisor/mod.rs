@@ -5,6 +5,8 @@
 //! (the agent's answers, hooks) runs in tasks that report back, so that a slow guest holds up
 //! neither the end of the container nor another command.
 
+mod operations;
+
 use crate::control::{Answer, Call, Clients, ExecRequest, Replier, Request, Server};
 use crate::create::{Guest, Ready};
 use crate::detach::Handover;
@@ -12,18 +14,19 @@ use crate::error::SandboxError;
 use crate::error_kind::ErrorKind;
 use crate::hooks::{self, ContainerState, HookError};
 use crate::host_cgroup::HostCgroup;
-use crate::limits_change::{self, ChangeError, HostUndo};
+use crate::limits_change::{LimitsChange, next_change};
 use crate::policy::{self, Operation, SignalAction, Situation};
 use crate::processes::Processes;
+use crate::refusal::signal_answer;
 use crate::signals::{Received, Signals};
-use crate::spec::{Hooks, ResourceUpdate};
+use crate::spec::Hooks;
 use crate::stdio::{Relays, Streams};
 use crate::store::{End, StateDir, Status, StoreError};
 use crate::terminal::{HostTerminal, RawMode};
 use crate::timeline::{Moment, Timeline};
 use crate::vm_process::VmError;
 use agent_client::{ClientError, Started};
-use agent_protocol::{AgentError, Event, ExitStatus, FileWrite, INIT_PROCESS};
+use agent_protocol::{Event, ExitStatus, INIT_PROCESS};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -80,22 +83,6 @@ struct Start {
 enum Step {
     Program(JoinHandle<Result<Started, ClientError>>),
     Hooks(JoinHandle<Result<(), HookError>>),
-}
-
-/// A change of limits whose host's part is done.
-#[derive(Debug)]
-struct LimitsChange {
-    replier: Replier,
-    settings: Vec<FileWrite>,
-    undo: HostUndo,
-    agent: JoinHandle<Result<(), ChangeRefusal>>,
-}
-
-/// Why a guest's part of a change was not done.
-#[derive(Debug)]
-enum ChangeRefusal {
-    InUse(ChangeError),
-    Agent(ClientError),
 }
 
 /// What a step of a start has come to.
@@ -591,103 +578,6 @@ impl Supervisor {
     }
 }
 
-/// What the guest tells of the container, and its limits.
-impl Supervisor {
-    fn list_processes(&self, after: u32, replier: Replier) {
-        let client = self.guest.client.clone();
-        let (id, deadline) = (self.guest.id.clone(), self.guest.deadline);
-        drop(tokio::spawn(async move {
-            let list = client.list_processes(id.as_str(), after, deadline).await;
-            replier.answer(match list {
-                Ok(list) => Answer::Processes(list),
-                Err(error) => agent_refusal(id.as_str(), &error),
-            });
-        }));
-    }
-
-    fn read_statistics(&self, replier: Replier) {
-        let client = self.guest.client.clone();
-        let (id, deadline) = (self.guest.id.clone(), self.guest.deadline);
-        drop(tokio::spawn(async move {
-            let statistics = client.read_statistics(id.as_str(), deadline).await;
-            replier.answer(match statistics {
-                Ok(statistics) => Answer::Statistics(Box::new(statistics)),
-                Err(error) => agent_refusal(id.as_str(), &error),
-            });
-        }));
-    }
-
-    /// Does the host's part of a change, which can be undone, and has the agent do the guest's.
-    fn begin_change(&mut self, update: ResourceUpdate, replier: Replier) {
-        if self.change.is_some() {
-            replier.answer(self.refusal("its limits are being changed by another command"));
-            return;
-        }
-        let Guest { size, settings, cgroup, vm, .. } = &self.guest;
-        let done = limits_change::plan(update, *size, settings).and_then(|change| {
-            let undo = limits_change::apply_on_host(&change, cgroup.as_ref(), vm.reference())?;
-            Ok((change, undo))
-        });
-        let (change, undo) = match done {
-            Ok(done) => done,
-            Err(error) => {
-                replier.answer(self.refusal(&crate::text::chain(&error)));
-                return;
-            }
-        };
-        let client = self.guest.client.clone();
-        let (id, deadline) = (self.guest.id.clone(), self.guest.deadline);
-        let settings = change.guest.clone();
-        let agent = tokio::spawn(async move {
-            let id = id.as_str();
-            if let Some(bytes) = change.most_in_use {
-                let statistics = client.read_statistics(id, deadline).await;
-                let usage = statistics.map_err(ChangeRefusal::Agent)?.memory.usage;
-                if usage > bytes {
-                    return Err(ChangeRefusal::InUse(ChangeError::InUse { bytes, usage }));
-                }
-            }
-            if change.guest.is_empty() {
-                return Ok(());
-            }
-            let changed = client.update_resources(id, change.guest, deadline).await;
-            changed.map_err(ChangeRefusal::Agent)
-        });
-        self.change = Some(LimitsChange { replier, settings, undo, agent });
-    }
-
-    fn on_changed(&mut self, done: Result<(), ChangeRefusal>) {
-        let Some(LimitsChange { replier, settings, undo, .. }) = self.change.take() else {
-            return;
-        };
-        match done {
-            Ok(()) => {
-                self.guest.settings.take(&settings);
-                replier.answer(Answer::Done);
-            }
-            Err(ChangeRefusal::InUse(error)) => {
-                undo.run();
-                replier.answer(self.refusal(&crate::text::chain(&error)));
-            }
-            Err(ChangeRefusal::Agent(error)) => {
-                undo.run();
-                replier.answer(agent_refusal(self.guest.id.as_str(), &error));
-            }
-        }
-    }
-}
-
-/// What a change of limits has come to; without one it never comes.
-async fn next_change(change: &mut Option<LimitsChange>) -> Result<(), ChangeRefusal> {
-    match change {
-        Some(LimitsChange { agent, .. }) => {
-            // A task that has panicked has told so.
-            agent.await.unwrap_or(Err(ChangeRefusal::Agent(ClientError::Closed)))
-        }
-        None => std::future::pending().await,
-    }
-}
-
 /// Signals.
 impl Supervisor {
     fn situation(&self) -> Situation {
@@ -816,29 +706,6 @@ fn end_of(result: &Result<Exit, SandboxError>) -> End {
             reason.truncate(length);
             End { status: error.kind().exit_status(), reason: Some(reason) }
         }
-    }
-}
-
-fn signal_answer(id: &str, sent: &Result<(), ClientError>) -> Answer {
-    match sent {
-        Ok(()) => Answer::Done,
-        Err(error) => agent_refusal(id, error),
-    }
-}
-
-fn agent_refusal(id: &str, error: &ClientError) -> Answer {
-    use agent_protocol::ErrorKind as Kind;
-    match error {
-        // It ended between the decision and the request.
-        ClientError::Agent(AgentError { kind: Kind::WrongState | Kind::NotFound, .. })
-        | ClientError::Closed => {
-            let message = format!("container \"{id}\": container not running");
-            Answer::refused(ErrorKind::Refused, message)
-        }
-        ClientError::Deadline { .. } => {
-            Answer::refused(ErrorKind::Deadline, crate::text::chain(error))
-        }
-        _ => Answer::refused(ErrorKind::Refused, crate::text::chain(error)),
     }
 }
 
