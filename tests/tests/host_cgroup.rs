@@ -112,6 +112,23 @@ fn nothing_stays_whoever_is_killed() {
 }
 
 #[test]
+fn a_host_that_kills_for_memory_is_told_from_everything_else() {
+    let lab = Lab::enter();
+    let container = Detached::create(&lab, Runtime::Ringfence, &bundle(&lab, "/ringfence-test"));
+    container.expect(&["start"], &[]);
+    container.wait_for_stdout("up\n");
+    // The guest's memory is not the container's fault here.
+    let used: u64 = read("/ringfence-test", "memory.current").trim().parse().unwrap();
+    let limit = PathBuf::from(format!("{MOUNT}/ringfence-test/memory.max"));
+    std::fs::write(limit, (used / 2).to_string()).unwrap();
+    assert_eq!(container.wait(), 250);
+    let state = container.state();
+    let reason = state["end"]["reason"].as_str().unwrap();
+    assert!(reason.contains("the host killed the virtual machine"), "{state}");
+    container.delete();
+}
+
+#[test]
 fn a_container_in_the_foreground_takes_its_cgroup_along() {
     let lab = Lab::enter();
     let bundle = bundle(&lab, "/ringfence-test/d");

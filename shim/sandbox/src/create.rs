@@ -361,6 +361,9 @@ impl Booted {
         let step = "creating the container";
         // runtime-spec, lifecycle steps 3 and 4.
         hooks::run(&self.hooks.before_create, &self.hook_state).await?;
+        if let Some(cgroup) = &mut self.guest.cgroup {
+            cgroup.complete()?;
+        }
         let init = self.plan.init.clone();
         let created = self.guest.client.create_container(self.plan, self.guest.deadline);
         let created = self.guest.state.watch(&mut self.guest.vm, signals, step, created).await?;

@@ -227,6 +227,8 @@ fn own_cgroup(mount: &Path) -> Option<PathBuf> {
 pub(crate) struct HostCgroup {
     record: CgroupRecord,
     before: Option<PathBuf>,
+    /// Limits that wait for the container.
+    late: Vec<Limit>,
     kept: bool,
 }
 
@@ -239,14 +241,20 @@ pub(crate) enum Entered {
 }
 
 impl HostCgroup {
-    /// Makes the cgroup, writes its limits and moves this process into it.
+    /// Makes the cgroup, writes its limits and moves this process into it. Those of CPU time are
+    /// written by [`Self::complete`]: the machine's start is not the container's doing.
     ///
     /// # Errors
     /// [`CgroupError`]; nothing is left then.
     pub(crate) fn enter(record: CgroupRecord, limits: &[Limit]) -> Result<Entered, CgroupError> {
         let path = record.path.clone();
         // Removes what was made, whatever happens from here on.
-        let mut cgroup = Self { record, before: None, kept: false };
+        let (late, early) = limits
+            .iter()
+            .cloned()
+            .partition(|limit| limit.files.iter().any(|file| file.starts_with("cpu.max")));
+        let mut cgroup = Self { record, before: None, late, kept: false };
+        let early: Vec<Limit> = early;
         match make(&path) {
             Ok(()) => {}
             Err(error) if is_forbidden(&error) => {
@@ -260,7 +268,7 @@ impl HostCgroup {
             cgroup.kept = true;
             return Err(CgroupError::InUse { path });
         }
-        cgroup.apply(limits)?;
+        cgroup.apply(&early)?;
         let before = own_cgroup(Path::new(MOUNT));
         match write(&path.join("cgroup.procs"), &std::process::id().to_string()) {
             Ok(()) => {
@@ -321,6 +329,15 @@ impl HostCgroup {
         let before = before_of(&file, value, &before);
         undo.steps.push((file, before));
         Ok(())
+    }
+
+    /// Writes the limits that waited for the container to be made.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub(crate) fn complete(&mut self) -> Result<(), CgroupError> {
+        let late = std::mem::take(&mut self.late);
+        self.apply(&late).map(drop)
     }
 
     /// It stays when this value goes away.
@@ -595,7 +612,7 @@ mod tests {
         std::fs::create_dir(&record.path).unwrap();
         std::fs::write(record.path.join("memory.max"), "100\n").unwrap();
         let file = record.path.join("memory.max");
-        let cgroup = HostCgroup { record, before: None, kept: true };
+        let cgroup = HostCgroup { record, before: None, late: Vec::new(), kept: true };
         let limit = |file: &str, value: &str, is_needed| Limit {
             files: vec![file.to_owned()],
             value: value.to_owned(),

@@ -271,7 +271,8 @@ impl Supervisor {
         let (container, process, status, oom_killed, at_ns) = match event {
             Event::OutOfMemory { container, kills, at_ns: _ } => {
                 if container == self.guest.id.as_str() {
-                    tracing::info!("the guest's kernel has killed {kills} processes for memory");
+                    // No more than this: a guest could fill a log with it.
+                    tracing::debug!("the guest's kernel has killed {kills} processes for memory");
                     self.watchers.retain(|watcher| watcher.tell(Answer::OutOfMemory));
                 }
                 return None;
@@ -432,6 +433,10 @@ impl Supervisor {
                 }
                 self.send(signal, all, Some(replier));
                 return Ok(());
+            }
+            // A guest that stands still would leave them half changed.
+            Request::Pause if self.change.is_some() => {
+                Err("its limits are being changed; pause it again".to_owned())
             }
             Request::Pause => self.pause().await?,
             Request::Resume => self.resume().await?,
