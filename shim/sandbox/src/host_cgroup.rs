@@ -165,8 +165,10 @@ fn on_host(file: &str, value: &str, memory_mib: u32) -> Option<String> {
         // The guest keeps within its limit by itself, and needs all of its machine to do so.
         ("memory.max", Ok(_)) => Some(plus(machine, overhead)),
         ("memory.low", Ok(bytes)) => Some(plus(bytes, overhead)),
-        ("memory.max" | "memory.low" | "memory.swap.max", _)
-        | ("cpu.weight" | "cpu.idle" | "cpu.max.burst", _) => Some(value.to_owned()),
+        ("memory.max" | "memory.low", Err(_)) => (value == "max").then(|| value.to_owned()),
+        ("memory.swap.max" | "cpu.weight" | "cpu.idle" | "cpu.max.burst", _) => {
+            Some(value.to_owned())
+        }
         ("pids.max", Ok(_)) => Some(TASKS.to_string()),
         ("pids.max", Err(_)) => Some("max".to_owned()),
         ("cpu.max", _) => {
@@ -544,6 +546,8 @@ mod tests {
         for (path, value, expected) in [
             ("memory.max", "104857600", Some(mib(256 + 128 + 2))),
             ("memory.max", "max", Some("max".to_owned())),
+            // Less than the machine: that would be its end.
+            ("memory.max", "1G", None),
             ("memory.low", "1048576", Some(mib(1 + 128 + 2))),
             ("memory.swap.max", "0", Some("0".to_owned())),
             ("memory.high", "1", None),

@@ -394,7 +394,7 @@ fn read_unified(fields: &Fields<'_>, resources: &mut Resources) -> Result<(), Sp
             }
         }
         if name == "memory.max"
-            && let Ok(bytes) = value.trim().parse::<u64>()
+            && let Some(bytes) = parse_bytes(value)
         {
             if i64::try_from(bytes).is_ok_and(|bytes| bytes < MIN_LIMIT_BYTES) {
                 return Err(node.invalid(format!(
@@ -402,10 +402,23 @@ fn read_unified(fields: &Fields<'_>, resources: &mut Resources) -> Result<(), Sp
                 )));
             }
             resources.memory_bytes = Some(bytes);
+            // Whoever reads it next needs no units.
+            resources.set(name, bytes.to_string());
+            continue;
         }
         resources.set(name, value);
     }
     Ok(())
+}
+
+/// A number of bytes as Linux takes it, with K, M, G, T or P behind it for larger units.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = text.strip_prefix(number)?.to_ascii_lowercase();
+    let shift = ["", "k", "m", "g", "t", "p"].iter().position(|name| *name == unit)?;
+    let number: u64 = number.parse().ok()?;
+    number.checked_mul(1 << (10 * u32::try_from(shift).ok()?))
 }
 
 #[cfg(test)]
@@ -452,6 +465,8 @@ mod tests {
                 vec!["hugetlb.2MB.max=4096"],
             ),
             (json!({ "unified": { "memory.high": "1000000" } }), vec!["memory.high=1000000"]),
+            (json!({ "unified": { "memory.max": "64M" } }), vec!["memory.max=67108864"]),
+            (json!({ "unified": { "memory.max": "max" } }), vec!["memory.max=max"]),
         ] {
             assert_eq!(settings(resources.clone()), expected, "{resources}");
         }
