@@ -435,11 +435,16 @@ fn make(path: &Path) -> io::Result<()> {
         let there = read(&directory.join("cgroup.controllers")).unwrap_or_default();
         let enabled = read(&directory.join("cgroup.subtree_control")).unwrap_or_default();
         let has = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
-        for name in CONTROLLERS.iter().filter(|name| has(&there, name) && !has(&enabled, name)) {
-            // One at a time, as runc: a limit that needs one that is refused tells so.
-            if let Err(error) =
-                write(&directory.join("cgroup.subtree_control"), &format!("+{name}"))
-            {
+        let wanted = CONTROLLERS.iter().filter(|name| has(&there, name) && !has(&enabled, name));
+        let wanted: Vec<String> = wanted.map(|name| format!("+{name}")).collect();
+        let control = directory.join("cgroup.subtree_control");
+        // Each write waits for the whole host; all at once is one. If that is refused, one by one,
+        // as runc: a limit that needs one that is refused tells so.
+        if wanted.is_empty() || write(&control, &wanted.join(" ")).is_ok() {
+            continue;
+        }
+        for name in wanted {
+            if let Err(error) = write(&control, &name) {
                 tracing::debug!("{directory:?} does not pass on its controller {name}: {error}");
             }
         }

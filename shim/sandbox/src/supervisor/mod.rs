@@ -166,6 +166,7 @@ impl Supervisor {
         timeline: &mut Timeline,
     ) -> Result<Exit, SandboxError> {
         let result = self.see_to_the_end(signals, timeline).await;
+        let result = result.map_err(|error| self.blame_host(error));
         drop(self.raw_mode.take());
         self.refuse_start(&result);
         if let Err(error) = &result {
@@ -173,6 +174,17 @@ impl Supervisor {
         }
         self.clear_away(&result).await;
         result
+    }
+
+    /// Why a machine died that the host's kernel has killed.
+    fn blame_host(&self, error: SandboxError) -> SandboxError {
+        let host_killed = self.guest.cgroup.as_ref().is_some_and(HostCgroup::oom_killed);
+        match error {
+            SandboxError::VmDied { end, console } if host_killed => {
+                SandboxError::HostOutOfMemory { end, console }
+            }
+            other => other,
+        }
     }
 
     async fn see_to_the_end(
@@ -225,9 +237,6 @@ impl Supervisor {
                 },
                 end = self.guest.vm.ended() => {
                     let console = self.guest.state.last_words();
-                    if self.guest.cgroup.as_ref().is_some_and(HostCgroup::oom_killed) {
-                        return Err(SandboxError::HostOutOfMemory { end, console });
-                    }
                     return Err(SandboxError::VmDied { end, console });
                 }
                 done = next_step(&mut self.start) => self.on_step(done, timeline).await?,
