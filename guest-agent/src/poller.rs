@@ -21,6 +21,8 @@ pub(crate) enum Source {
     Socket(u32),
     /// The pipe or terminal of the relay with this key.
     Local(u32),
+    /// The memory events of the container with this key.
+    Memory(u32),
 }
 
 impl Source {
@@ -31,6 +33,7 @@ impl Source {
             Self::Channel(key) => (2, key),
             Self::Socket(key) => (3, key),
             Self::Local(key) => (4, key),
+            Self::Memory(key) => (5, key),
         };
         EventData::new_u64((kind << 32) | u64::from(key))
     }
@@ -44,6 +47,7 @@ impl Source {
             2 => Self::Channel(key),
             3 => Self::Socket(key),
             4 => Self::Local(key),
+            5 => Self::Memory(key),
             _ => return None,
         })
     }

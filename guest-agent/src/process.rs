@@ -34,6 +34,12 @@ pub(crate) struct Container {
     pub(crate) deletion: Option<Deletion>,
     /// The host has been told that it stands.
     pub(crate) was_created: bool,
+    /// What its memory events are known by.
+    pub(crate) key: u32,
+    /// Reports them, if the kernel has a memory controller.
+    pub(crate) memory_events: Option<OwnedFd>,
+    /// How many kills of the OOM killer the host has been told of.
+    pub(crate) kills_told: u64,
 }
 
 /// A container that is going away.

@@ -5,7 +5,8 @@
 
 use crate::failure::{Outcome, invalid};
 use agent_protocol::{
-    Capabilities, ContainerPlan, DevicePlan, FileWrite, MountPlan, MountSource, ProcessPlan,
+    Capabilities, ContainerPlan, DevicePlan, FileWrite, MAX_UPDATED_SETTINGS, MountPlan,
+    MountSource, ProcessPlan,
 };
 use alloc::string::String;
 
@@ -109,6 +110,29 @@ fn capabilities(sets: &Capabilities) -> Outcome<()> {
         return Err(invalid(format_args!(
             "ambient capabilities {beyond:#x} are not both permitted and inheritable"
         )));
+    }
+    Ok(())
+}
+
+/// Settings of a container that stands. Only a controller's files: what moves processes or kills is
+/// no limit.
+pub(crate) fn settings(settings: &[FileWrite]) -> Outcome<()> {
+    /// Bytes of a value: `io.max` of one device is the longest, with far less.
+    const MAX_VALUE: usize = 256;
+    if settings.len() > MAX_UPDATED_SETTINGS {
+        return Err(invalid(format_args!(
+            "{} settings, {MAX_UPDATED_SETTINGS} at most",
+            settings.len()
+        )));
+    }
+    for setting in settings {
+        file_write("cgroup file", setting)?;
+        if setting.path.contains('/') || setting.path.starts_with("cgroup.") {
+            return Err(invalid(format_args!("{:?} is no limit", setting.path)));
+        }
+        if setting.value.is_empty() || setting.value.len() > MAX_VALUE {
+            return Err(invalid(format_args!("{:?} is {:?}", setting.path, setting.value)));
+        }
     }
     Ok(())
 }
@@ -276,6 +300,25 @@ mod tests {
         refuses(|plan| {
             plan.seccomp = Some(agent_protocol::SeccompPlan { program: vec![0; 8], flags: 8 });
         });
+    }
+
+    #[test]
+    fn refuses_settings_that_are_no_limits() {
+        let write = |path: &str, value: &str| FileWrite { path: path.into(), value: value.into() };
+        settings(&[write("memory.max", "max"), write("cpu.max", "1000 2000")]).unwrap();
+        for bad in [
+            write("cgroup.procs", "1"),
+            write("cgroup.kill", "1"),
+            write("../memory.max", "1"),
+            write("child/memory.max", "1"),
+            write("memory.max", ""),
+            write("memory.max", &"1".repeat(300)),
+        ] {
+            let error = settings(std::slice::from_ref(&bad)).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::InvalidArgument, "{bad:?}");
+        }
+        let many = vec![write("pids.max", "1"); MAX_UPDATED_SETTINGS + 1];
+        assert!(settings(&many).is_err());
     }
 
     #[test]

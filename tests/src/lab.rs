@@ -30,6 +30,20 @@ pub enum Runtime {
     Ringfence,
     /// The reference.
     Crun,
+    /// The reference for what crun does not have.
+    Runc,
+}
+
+impl Runtime {
+    /// Its program.
+    #[must_use]
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Ringfence => "ringfence",
+            Self::Crun => "crun",
+            Self::Runc => "runc",
+        }
+    }
 }
 
 /// The machine, for one test. Its end checks that the test's runs left nothing behind.
@@ -123,11 +137,7 @@ impl Lab {
     /// between `run` and the id.
     #[must_use]
     pub fn runtime(&self, runtime: Runtime, bundle: &Bundle, options: &[&str]) -> Invocation {
-        let program = match runtime {
-            Runtime::Ringfence => "ringfence",
-            Runtime::Crun => "crun",
-        };
-        let run = Invocation::new(program).arg("run").arg("--bundle").arg(bundle.write());
+        let run = Invocation::new(runtime.program()).arg("run").arg("--bundle").arg(bundle.write());
         run.args(options).arg(self.new_id())
     }
 

@@ -4,8 +4,8 @@ use crate::EVENT_QUEUE;
 use crate::error::{ClientError, ProtocolError};
 use crate::link::{Pending, read_loop, read_message, write_loop};
 use agent_protocol::{
-    ContainerPlan, Event, GuestConfig, GuestMessage, HostMessage, MAX_HOST_FRAME, ProcessPlan,
-    Reply, Request, VERSION, WindowSize, encode,
+    ContainerPlan, Event, FileWrite, GuestConfig, GuestMessage, HostMessage, MAX_HOST_FRAME,
+    ProcessList, ProcessPlan, Reply, Request, Statistics, VERSION, WindowSize, encode,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,7 +148,7 @@ impl Client {
         let request = Request::CreateContainer(Box::new(plan));
         match self.request("CreateContainer", request, deadline).await? {
             Reply::Created { pid, at_ns } => Ok(Created { pid, at_ns }),
-            Reply::Done | Reply::Started { .. } => Err(self.wrong_reply("CreateContainer")),
+            _ => Err(self.wrong_reply("CreateContainer")),
         }
     }
 
@@ -271,6 +271,57 @@ impl Client {
         self.done("Sync", Request::Sync, deadline).await
     }
 
+    /// The processes of a container with pids above `after`, as many as a reply holds. Ascending;
+    /// bounded as the protocol says; commands are printable.
+    ///
+    /// # Errors
+    /// As every request: [`ClientError`].
+    pub async fn list_processes(
+        &self,
+        container: &str,
+        after: u32,
+        deadline: Duration,
+    ) -> Result<ProcessList, ClientError> {
+        const NAME: &str = "ListProcesses";
+        let request = Request::ListProcesses { container: container.to_owned(), after };
+        match self.request(NAME, request, deadline).await? {
+            // Each part begins behind the last one: an agent cannot make a host ask for ever.
+            Reply::Processes(list) if is_ascending(&list, after) => Ok(list),
+            Reply::Processes(_) => Err(self.broken(ProtocolError::Disorder { request: NAME })),
+            _ => Err(self.wrong_reply(NAME)),
+        }
+    }
+
+    /// What a container uses. Names of counters are printable.
+    ///
+    /// # Errors
+    /// As every request: [`ClientError`].
+    pub async fn read_statistics(
+        &self,
+        container: &str,
+        deadline: Duration,
+    ) -> Result<Statistics, ClientError> {
+        let request = Request::ReadStatistics { container: container.to_owned() };
+        match self.request("ReadStatistics", request, deadline).await? {
+            Reply::Statistics(statistics) => Ok(*statistics),
+            _ => Err(self.wrong_reply("ReadStatistics")),
+        }
+    }
+
+    /// Changes limits of a container, all of them or none.
+    ///
+    /// # Errors
+    /// As every request: [`ClientError`].
+    pub async fn update_resources(
+        &self,
+        container: &str,
+        settings: Vec<FileWrite>,
+        deadline: Duration,
+    ) -> Result<(), ClientError> {
+        let request = Request::UpdateResources { container: container.to_owned(), settings };
+        self.done("UpdateResources", request, deadline).await
+    }
+
     async fn done(
         &self,
         name: &'static str,
@@ -279,7 +330,7 @@ impl Client {
     ) -> Result<(), ClientError> {
         match self.request(name, request, deadline).await? {
             Reply::Done => Ok(()),
-            Reply::Created { .. } | Reply::Started { .. } => Err(self.wrong_reply(name)),
+            _ => Err(self.wrong_reply(name)),
         }
     }
 
@@ -291,7 +342,7 @@ impl Client {
     ) -> Result<Started, ClientError> {
         match self.request(name, request, deadline).await? {
             Reply::Started { pid, at_ns } => Ok(Started { pid, at_ns }),
-            Reply::Done | Reply::Created { .. } => Err(self.wrong_reply(name)),
+            _ => Err(self.wrong_reply(name)),
         }
     }
 
@@ -326,8 +377,23 @@ impl Client {
 
     /// An agent that confuses replies cannot be believed in anything: the connection ends.
     fn wrong_reply(&self, request: &'static str) -> ClientError {
-        let error = ClientError::from(ProtocolError::WrongReply { request });
+        self.broken(ProtocolError::WrongReply { request })
+    }
+
+    fn broken(&self, error: ProtocolError) -> ClientError {
+        let error = ClientError::from(error);
         self.link.pending.fail(error.clone());
         error
     }
+}
+
+/// Pids ascend from behind `after`, and more is promised only behind a last one.
+fn is_ascending(list: &ProcessList, after: u32) -> bool {
+    let mut last = after;
+    let ascends = list.processes.iter().all(|process| {
+        let follows = process.pid > last;
+        last = process.pid;
+        follows
+    });
+    ascends && (!list.more || last > after)
 }

@@ -80,6 +80,12 @@ pub enum ProtocolError {
         /// Name of the request.
         request: &'static str,
     },
+    /// A list that is not in the order that its protocol demands, or never ends.
+    #[error("the agent answered {request} with a list out of order")]
+    Disorder {
+        /// Name of the request.
+        request: &'static str,
+    },
 }
 
 impl From<ProtocolError> for ClientError {

@@ -3,7 +3,8 @@
 use crate::error::{ClientError, ProtocolError};
 use crate::{MAX_PENDING, text};
 use agent_protocol::{
-    AgentError, Event, GuestMessage, HEADER_BYTES, MAX_GUEST_FRAME, Reply, decode, frame_length,
+    AgentError, Event, GuestMessage, HEADER_BYTES, MAX_COMMAND, MAX_COUNTER_NAME, MAX_GUEST_FRAME,
+    Reply, decode, frame_length,
 };
 use std::collections::HashMap;
 use std::io;
@@ -121,13 +122,36 @@ fn make_printable(message: &mut GuestMessage) {
         GuestMessage::Hello { kernel_release, version: _, agent_start_ns: _, now_ns: _ } => {
             text::clean(kernel_release, text::MAX_NAME);
         }
-        GuestMessage::Reply { id: _, result: Ok(_) } => {}
+        GuestMessage::Reply { id: _, result: Ok(reply) } => make_reply_printable(reply),
         GuestMessage::Reply { id: _, result: Err(error) } => {
             text::clean(&mut error.message, text::MAX_MESSAGE);
         }
         GuestMessage::Event(Event::ProcessExited { container, process, .. }) => {
             text::clean(container, text::MAX_NAME);
             text::clean(process, text::MAX_NAME);
+        }
+        GuestMessage::Event(Event::OutOfMemory { container, kills: _, at_ns: _ }) => {
+            text::clean(container, text::MAX_NAME);
+        }
+    }
+}
+
+fn make_reply_printable(reply: &mut Reply) {
+    match reply {
+        Reply::Done | Reply::Created { .. } | Reply::Started { .. } => {}
+        Reply::Processes(list) => {
+            for process in &mut list.processes {
+                text::clean(&mut process.command, MAX_COMMAND);
+            }
+        }
+        Reply::Statistics(statistics) => {
+            let memory = &mut statistics.memory;
+            for counter in memory.stat.iter_mut().chain(&mut memory.events) {
+                text::clean(&mut counter.name, MAX_COUNTER_NAME);
+            }
+            for pages in &mut statistics.huge_pages {
+                text::clean(&mut pages.size, MAX_COUNTER_NAME);
+            }
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use agent_client::{Client, ClientError, Connection, EVENT_QUEUE, MAX_PENDING, ProtocolError};
 use agent_protocol::{
-    AgentError, ErrorKind, Event, ExitStatus, FrameError, GuestConfig, GuestMessage, HEADER_BYTES,
-    HostMessage, MAX_GUEST_FRAME, MAX_HOST_FRAME, Reply, Request, VERSION, WindowSize, decode,
-    encode, frame_length,
+    AgentError, Counter, ErrorKind, Event, ExitStatus, FrameError, GuestConfig, GuestMessage,
+    HEADER_BYTES, HostMessage, MAX_GUEST_FRAME, MAX_HOST_FRAME, ProcessInfo, ProcessList, Reply,
+    Request, Statistics, VERSION, WindowSize, decode, encode, frame_length,
 };
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -239,6 +239,46 @@ async fn a_second_reply_ends_the_connection() {
         client.sync(SOON).await,
         Err(ClientError::Protocol(ProtocolError::UnknownReply { id: unknown })) if unknown == id
     ));
+}
+
+#[tokio::test]
+async fn reports_are_made_printable() {
+    let (mut agent, connection) = connected().await;
+    let ask = |client: Client| async move { client.list_processes("c", 0, SOON).await };
+    let asked = tokio::spawn(ask(connection.client.clone()));
+    let id = agent.receive().await.id;
+    let process =
+        |pid| ProcessInfo { pid, command: "sh\u{1b}[2J\n".into(), ..ProcessInfo::default() };
+    let list = ProcessList { processes: vec![process(3), process(9)], more: true, at_ns: 1 };
+    agent.reply(id, Ok(Reply::Processes(list))).await;
+    let list = asked.await.unwrap().unwrap();
+    assert_eq!(list.processes[1].command, "sh\\u{1b}[2J\\n");
+    let client = connection.client.clone();
+    let asked = tokio::spawn(async move { client.read_statistics("c", SOON).await });
+    let id = agent.receive().await.id;
+    let mut statistics = Statistics::default();
+    statistics.memory.stat.push(Counter { name: "a\rb".into(), value: 5 });
+    agent.reply(id, Ok(Reply::Statistics(Box::new(statistics)))).await;
+    assert_eq!(asked.await.unwrap().unwrap().memory.stat[0].name, "a\\rb");
+}
+
+#[tokio::test]
+async fn a_list_that_never_ends_ends_the_connection() {
+    for (pids, more) in [(vec![], true), (vec![7], true), (vec![9, 8], false), (vec![8, 8], false)]
+    {
+        let (mut agent, connection) = connected().await;
+        let client = connection.client.clone();
+        let asked = tokio::spawn(async move { client.list_processes("c", 7, SOON).await });
+        let id = agent.receive().await.id;
+        let processes =
+            pids.into_iter().map(|pid| ProcessInfo { pid, ..ProcessInfo::default() }).collect();
+        agent.reply(id, Ok(Reply::Processes(ProcessList { processes, more, at_ns: 1 }))).await;
+        assert!(matches!(
+            asked.await.unwrap().unwrap_err(),
+            ClientError::Protocol(ProtocolError::Disorder { .. })
+        ));
+        assert!(connection.client.failure().is_some());
+    }
 }
 
 #[tokio::test]

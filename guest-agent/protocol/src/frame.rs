@@ -89,7 +89,11 @@ pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Event, ExitStatus, GuestMessage, HostMessage, MAX_GUEST_FRAME, Request};
+    use crate::{
+        Counter, Event, ExitStatus, GuestMessage, HostMessage, HugePageStatistics, IoStatistics,
+        MAX_COMMAND, MAX_COUNTER_NAME, MAX_COUNTERS, MAX_GUEST_FRAME, MAX_LISTED_BYTES,
+        MAX_LISTED_PROCESSES, ProcessInfo, ProcessList, Reply, Request, Statistics,
+    };
     use proptest::prelude::*;
     use std::prelude::v1::*;
 
@@ -134,7 +138,72 @@ mod tests {
         ));
     }
 
+    #[test]
+    fn the_largest_reports_fit_a_frame() {
+        let process = |command: usize| ProcessInfo {
+            pid: u32::MAX,
+            parent: u32::MAX,
+            uid: u32::MAX,
+            started_ns: u64::MAX,
+            cpu_ns: u64::MAX,
+            terminal: u32::MAX,
+            command: "x".repeat(command),
+        };
+        let mut processes =
+            vec![process(MAX_LISTED_BYTES / MAX_LISTED_PROCESSES); MAX_LISTED_PROCESSES];
+        processes.push(process(MAX_COMMAND));
+        let list = Reply::Processes(ProcessList { processes, more: true, at_ns: u64::MAX });
+        let name = "x".repeat(MAX_COUNTER_NAME);
+        let counters = vec![Counter { name: name.clone(), value: u64::MAX }; MAX_COUNTERS];
+        let mut statistics = Statistics::default();
+        statistics.memory.stat = counters.clone();
+        statistics.memory.events = counters;
+        let device = IoStatistics {
+            major: u32::MAX,
+            minor: u32::MAX,
+            read_bytes: u64::MAX,
+            written_bytes: u64::MAX,
+            discarded_bytes: u64::MAX,
+            reads: u64::MAX,
+            writes: u64::MAX,
+            discards: u64::MAX,
+        };
+        statistics.io = vec![device; MAX_COUNTERS];
+        let pages = HugePageStatistics {
+            size: name,
+            usage: u64::MAX,
+            limit: Some(u64::MAX),
+            failures: u64::MAX,
+        };
+        statistics.huge_pages = vec![pages; MAX_COUNTERS];
+        for reply in [list, Reply::Statistics(statistics.into())] {
+            let sent = GuestMessage::Reply { id: u64::MAX, result: Ok(reply) };
+            let frame = encode(&sent, MAX_GUEST_FRAME).unwrap();
+            assert_eq!(decode::<GuestMessage>(&frame[HEADER_BYTES..]).unwrap(), sent);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_process_list_comes_back_from_its_frame(
+            pids in proptest::collection::vec(any::<u32>(), 0..64),
+            command in ".{0,200}",
+            more: bool,
+            kills: u64,
+        ) {
+            let processes = pids.into_iter().map(|pid| ProcessInfo {
+                pid, command: command.clone(), ..ProcessInfo::default()
+            }).collect();
+            let list = Reply::Processes(ProcessList { processes, more, at_ns: kills });
+            let event = Event::OutOfMemory { container: command, kills, at_ns: 1 };
+            for sent in
+                [GuestMessage::Reply { id: 1, result: Ok(list) }, GuestMessage::Event(event)]
+            {
+                let frame = encode(&sent, MAX_GUEST_FRAME).unwrap();
+                prop_assert_eq!(decode::<GuestMessage>(&frame[HEADER_BYTES..]).unwrap(), sent);
+            }
+        }
+
         #[test]
         fn any_bytes_are_refused_or_decoded(bytes in proptest::collection::vec(any::<u8>(), 0..4096)) {
             drop(decode::<GuestMessage>(&bytes));

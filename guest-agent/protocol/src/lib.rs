@@ -26,6 +26,7 @@ extern crate std;
 mod frame;
 mod message;
 mod plan;
+mod report;
 mod tripwires;
 
 pub use frame::{FrameError, HEADER_BYTES, decode, encode, frame_length};
@@ -38,9 +39,13 @@ pub use plan::{
     MountPlan, MountSource, Namespaces, ProcessPlan, Rlimit, RootPlan, Scheduler, SeccompPlan,
     StdioPlan, TerminalPlan, UserPlan, WindowSize,
 };
+pub use report::{
+    Counter, CpuStatistics, HugePageStatistics, IoStatistics, MemoryStatistics, PidsStatistics,
+    ProcessInfo, ProcessList, Statistics,
+};
 
 /// Version of the messages and of their encoding. Host and guest must agree exactly.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// vsock port on the host to which the agent connects for its control stream.
 pub const CONTROL_PORT: u32 = 1024;
@@ -57,3 +62,23 @@ pub const MAX_HOST_FRAME: usize = 4 * 1024 * 1024;
 
 /// Bytes in one frame from the guest.
 pub const MAX_GUEST_FRAME: usize = 256 * 1024;
+
+/// Processes in one [`Reply::Processes`].
+pub const MAX_LISTED_PROCESSES: usize = 512;
+
+/// Bytes of all command lines in one [`Reply::Processes`]; with as many processes as there can be,
+/// and with the pieces of one that is cut, it fits [`MAX_GUEST_FRAME`].
+pub const MAX_LISTED_BYTES: usize = 128 * 1024;
+
+/// Bytes of one command line; a longer one is cut.
+pub const MAX_COMMAND: usize = 4096;
+
+/// Counters of one kind in [`Statistics`], block devices, and sizes of huge pages: more than any
+/// kernel has of the first, and than any guest of ours has of the others.
+pub const MAX_COUNTERS: usize = 256;
+
+/// Bytes of a counter's name.
+pub const MAX_COUNTER_NAME: usize = 64;
+
+/// Settings of one [`Request::UpdateResources`].
+pub const MAX_UPDATED_SETTINGS: usize = 64;

@@ -2,8 +2,10 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 
-use crate::plan::{ContainerPlan, ProcessPlan, WindowSize};
+use crate::plan::{ContainerPlan, FileWrite, ProcessPlan, WindowSize};
+use crate::report::{ProcessList, Statistics};
 use serde::{Deserialize, Serialize};
 
 /// Process id, within the protocol, of a container's first process.
@@ -74,6 +76,28 @@ pub enum Request {
     },
     /// Write every dirty page of the guest to its file systems, as sync(2).
     Sync,
+    /// The processes of a container, in the order of their pids; answered with
+    /// [`Reply::Processes`], a part at a time.
+    ListProcesses {
+        /// Id of the container.
+        container: String,
+        /// Only those with a higher pid than this one: 0 at first, then the last one of the part
+        /// before.
+        after: u32,
+    },
+    /// What a container uses and may use; answered with [`Reply::Statistics`].
+    ReadStatistics {
+        /// Id of the container.
+        container: String,
+    },
+    /// Change the limits of a container: all of the settings, or none of them.
+    UpdateResources {
+        /// Id of the container.
+        container: String,
+        /// Interface files to write in order, relative to the cgroup's directory; at most
+        /// [`crate::MAX_UPDATED_SETTINGS`].
+        settings: Vec<FileWrite>,
+    },
 }
 
 /// What the guest needs from the host before its first container.
@@ -133,6 +157,10 @@ pub enum Reply {
         /// When execve(2) had succeeded.
         at_ns: u64,
     },
+    /// Processes of a container.
+    Processes(ProcessList),
+    /// What a container uses.
+    Statistics(Box<Statistics>),
 }
 
 /// Something that happened by itself.
@@ -149,6 +177,16 @@ pub enum Event {
         /// The kernel's OOM killer killed a process in the container's cgroup.
         oom_killed: bool,
         /// When it was reaped, CLOCK_BOOTTIME, nanoseconds.
+        at_ns: u64,
+    },
+    /// The kernel's OOM killer has killed in a container's cgroup, or beneath it. Comes before the
+    /// end of the process that was killed; several kills in a short time can be one event.
+    OutOfMemory {
+        /// Id of the container.
+        container: String,
+        /// How many processes it has killed there so far (`memory.events`, `oom_kill`).
+        kills: u64,
+        /// When it was seen, CLOCK_BOOTTIME, nanoseconds.
         at_ns: u64,
     },
 }

@@ -1,8 +1,9 @@
 //! The cgroup (version 2) of a container.
 
+use super::statistics::{counter, parse_counters};
 use crate::failure::{Outcome, failed};
 use crate::{layout, sys};
-use agent_protocol::CgroupPlan;
+use agent_protocol::{CgroupPlan, FileWrite};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -64,25 +65,70 @@ impl Cgroup {
             return self.kill();
         }
         let mut sent = Ok(());
-        self.visit(|directory| {
-            // A threaded cgroup has no list (EOPNOTSUPP); its processes are in its parent's.
-            let text = read_to_end(directory, "cgroup.procs").unwrap_or_default();
-            for pid in text.split('\n').filter_map(|line| line.parse::<u32>().ok()) {
-                match sys::kill(pid, signal) {
-                    Ok(()) | Err(Errno::SRCH) => {}
-                    Err(errno) => sent = Err(errno),
-                }
+        for pid in self.pids()? {
+            match sys::kill(pid, signal) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => sent = Err(errno),
             }
-        })?;
+        }
         sent
     }
 
-    /// Whether the OOM killer has killed in it (cgroup-v2.rst, memory.events).
-    pub(crate) fn oom_killed(&self) -> bool {
-        let text = read_to_end(self.fd(), "memory.events").unwrap_or_default();
-        text.split('\n')
-            .filter_map(|line| line.strip_prefix("oom_kill "))
-            .any(|count| count.trim() != "0")
+    /// Every process in it and beneath it, in no order.
+    pub(crate) fn pids(&self) -> Result<Vec<u32>, Errno> {
+        let mut pids = Vec::new();
+        self.visit(|directory| {
+            // A threaded cgroup has no list (EOPNOTSUPP); its processes are in its parent's.
+            let text = read_to_end(directory, "cgroup.procs").unwrap_or_default();
+            pids.extend(text.split('\n').filter_map(|line| line.parse::<u32>().ok()));
+        })?;
+        Ok(pids)
+    }
+
+    /// Text of one of its interface files.
+    pub(crate) fn read(&self, path: &str) -> Result<String, Errno> {
+        read_to_end(self.fd(), path)
+    }
+
+    /// Writes settings, all or none: if one is refused, the files have what they had before.
+    pub(crate) fn update(&self, settings: &[FileWrite]) -> Outcome<()> {
+        let mut done: Vec<(&str, String)> = Vec::new();
+        for FileWrite { path, value } in settings {
+            let step = self.read(path).and_then(|before| {
+                self.write(path, value.as_bytes())?;
+                done.push((path, before));
+                Ok(())
+            });
+            if let Err(errno) = step {
+                for (path, before) in done.iter().rev() {
+                    self.restore(path, before);
+                }
+                return Err(failed(format_args!("writing {value:?} to cgroup file {path}"), errno));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what was read from a file, a line at a time; the kernel takes what it has given.
+    fn restore(&self, path: &str, before: &str) {
+        for line in before.trim_end_matches('\n').split('\n') {
+            let _ = self.write(path, format!("{line}\n").as_bytes());
+        }
+    }
+
+    /// How many processes the OOM killer has killed in it and beneath it (cgroup-v2.rst,
+    /// memory.events).
+    pub(crate) fn oom_kills(&self) -> u64 {
+        counter(&parse_counters(&self.read("memory.events").unwrap_or_default()), "oom_kill")
+    }
+
+    /// A descriptor that reports an event of high priority when a number in `memory.events` changes
+    /// (cgroup-v2.rst), and again each time after [`acknowledge`].
+    pub(crate) fn memory_events(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(&self.directory, "memory.events", flags, Mode::empty())?;
+        acknowledge(file.as_fd());
+        Ok(file)
     }
 
     /// Removes it with all that the container has made beneath it; fails with EBUSY while
@@ -150,6 +196,12 @@ impl Cgroup {
     }
 }
 
+/// Takes note of what a descriptor of [`Cgroup::memory_events`] has reported.
+pub(crate) fn acknowledge(events: BorrowedFd<'_>) {
+    let mut buffer = [0_u8; 512];
+    let _ = rustix::io::pread(events, &mut buffer, 0);
+}
+
 /// The cgroup that a process is in now, for a container that has moved its first process.
 pub(super) fn of_process(pid: u32) -> Result<OwnedFd, Errno> {
     let text = read_to_end(CWD, &format!("/proc/{pid}/cgroup"))?;
@@ -196,4 +248,51 @@ fn read_to_end(directory: BorrowedFd<'_>, path: &str) -> Result<String, Errno> {
         }
     }
     String::from_utf8(text).map_err(|_| Errno::ILSEQ)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::prelude::v1::*;
+
+    /// A directory that stands for a cgroup, with files of one length: unlike the kernel's, its
+    /// files keep what is behind a write.
+    fn stage(files: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        let opened = openat(CWD, directory.path(), directory_flags(), Mode::empty()).unwrap();
+        (directory, Cgroup { name: "c1".into(), directory: opened })
+    }
+
+    fn write(path: &str, value: &str) -> FileWrite {
+        FileWrite { path: path.into(), value: value.into() }
+    }
+
+    fn text(directory: &Path, name: &str) -> String {
+        std::fs::read_to_string(directory.join(name)).unwrap()
+    }
+
+    #[test]
+    fn settings_are_changed_all_or_none() {
+        let (directory, cgroup) = stage(&[("memory.max", "100\n"), ("pids.max", "20\n")]);
+        cgroup.update(&[write("memory.max", "200"), write("pids.max", "30")]).unwrap();
+        assert_eq!(text(directory.path(), "memory.max"), "200\n");
+        assert_eq!(text(directory.path(), "pids.max"), "30\n");
+        let refused = [write("memory.max", "300"), write("pids.max", "40"), write("none", "1")];
+        let error = cgroup.update(&refused).unwrap_err();
+        assert!(error.message.contains("none") && error.message.contains("\"1\""), "{error}");
+        assert_eq!(text(directory.path(), "memory.max"), "200\n");
+        assert_eq!(text(directory.path(), "pids.max"), "30\n");
+    }
+
+    #[test]
+    fn kills_are_counted() {
+        let (_directory, cgroup) = stage(&[("memory.events", "low 0\noom 3\noom_kill 2\n")]);
+        assert_eq!(cgroup.oom_kills(), 2);
+        let (_directory, cgroup) = stage(&[]);
+        assert_eq!(cgroup.oom_kills(), 0);
+    }
 }

@@ -13,14 +13,18 @@ mod devices;
 mod mounts;
 mod namespaces;
 mod paths;
+mod processes;
 mod program;
 mod rootfs;
+mod statistics;
 mod terminal;
 
-pub(crate) use cgroup::{Cgroup, enable_controllers};
+pub(crate) use cgroup::{Cgroup, acknowledge, enable_controllers};
 pub(crate) use channel::{Word, died_silently, go, receive};
 pub(crate) use child::Streams;
 pub(crate) use namespaces::bring_up_loopback;
+pub(crate) use processes::list as list_processes;
+pub(crate) use statistics::read as read_statistics;
 pub(crate) use terminal::resize;
 
 use crate::failure::{Outcome, failed};

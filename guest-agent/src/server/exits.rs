@@ -1,11 +1,13 @@
 //! Ends: of processes, which are reaped, drained and reported, and of containers.
 
 use super::{Server, now_ns};
+use crate::container;
 use crate::failure::failed;
 use crate::process::{Deletion, End, Stage};
 use agent_protocol::{Event, ExitStatus, Reply};
 use alloc::string::String;
 use alloc::vec::Vec;
+use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus, wait};
 
@@ -31,9 +33,12 @@ impl Server<'_> {
         let at_ns = now_ns();
         // What it said before, above all that its program was executed, comes first.
         self.on_channel(key);
+        let Some(process) = self.table.processes.get(&key) else { return };
+        // That it was killed for memory comes before that it ended.
+        let container = process.container.clone();
+        let oom_killed = self.tell_kills(&container) > 0;
         let Some(process) = self.table.processes.get_mut(&key) else { return };
-        let container = self.table.containers.get(&process.container);
-        let oom_killed = container.is_some_and(|container| container.cgroup.oom_killed());
+        let container = self.table.containers.get(&container);
         process.end = Some(End::new(status, oom_killed, at_ns));
         if let Stage::Failed(error) = &mut process.stage
             && oom_killed
@@ -51,6 +56,31 @@ impl Server<'_> {
             let _ = container.cgroup.kill();
         }
         self.note_end_to_relays(key);
+    }
+
+    /// A number in `memory.events` of the container with this key has changed.
+    pub(super) fn on_memory_events(&mut self, key: u32) {
+        let known = self.table.containers.iter().find(|(_, container)| container.key == key);
+        let Some((id, container)) = known else { return };
+        if let Some(events) = &container.memory_events {
+            container::acknowledge(events.as_fd());
+        }
+        let id = id.clone();
+        self.tell_kills(&id);
+    }
+
+    /// Tells the host of what the OOM killer has done since it was told last; returns how many
+    /// processes it has killed in all. A container that does not stand has nobody to tell: its
+    /// request fails.
+    fn tell_kills(&mut self, id: &str) -> u64 {
+        let Some(container) = self.table.containers.get_mut(id) else { return 0 };
+        let kills = container.cgroup.oom_kills();
+        if kills > container.kills_told && container.was_created {
+            container.kills_told = kills;
+            let container = String::from(id);
+            self.report(Event::OutOfMemory { container, kills, at_ns: now_ns() });
+        }
+        kills
     }
 
     /// Does what ends allow now: reports processes, removes containers.
@@ -156,6 +186,8 @@ impl Server<'_> {
         match removed {
             Ok(()) => {
                 let request = deletion.request;
+                // A file of a cgroup that is gone goes on reporting errors.
+                self.poller.close(&mut known.memory_events);
                 self.table.containers.remove(container);
                 for key in keys {
                     self.close_relays_of(key);

@@ -73,6 +73,7 @@ impl<'a> Server<'a> {
                     Source::Control => self.on_control(flags),
                     Source::Signals => self.on_signals(),
                     Source::Channel(key) => self.on_channel(key),
+                    Source::Memory(key) => self.on_memory_events(key),
                     Source::Socket(key) | Source::Local(key) => self.on_stream(key, source, flags),
                 }
                 if let Some(broken) = self.broken.take() {

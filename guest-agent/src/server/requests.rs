@@ -3,12 +3,16 @@
 use super::Server;
 use crate::container::{self, Cgroup};
 use crate::failure::{Outcome, failed, refused};
+use crate::poller::Source;
 use crate::process::{Container, Deletion, Process, Stage};
 use crate::{init, validate};
 use agent_protocol::{
-    ContainerPlan, ErrorKind, GuestConfig, INIT_PROCESS, ProcessPlan, Reply, Request, WindowSize,
+    ContainerPlan, ErrorKind, FileWrite, GuestConfig, INIT_PROCESS, ProcessPlan, Reply, Request,
+    WindowSize,
 };
-use rustix::fd::AsFd;
+use alloc::boxed::Box;
+use rustix::event::epoll::EventFlags;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 
 /// Containers of one sandbox. The host makes them; the bound keeps a confused one from using up the
@@ -45,6 +49,13 @@ impl Server<'_> {
             Request::Sync => {
                 rustix::fs::sync();
                 Ok(Some(Reply::Done))
+            }
+            Request::ListProcesses { container, after } => {
+                self.list_processes(&container, after).map(Some)
+            }
+            Request::ReadStatistics { container } => self.read_statistics(&container).map(Some),
+            Request::UpdateResources { container, settings } => {
+                self.update_resources(&container, &settings).map(Some)
             }
         };
         match reply {
@@ -91,7 +102,11 @@ impl Server<'_> {
             }
         };
         let process = Process::new(&plan.id, INIT_PROCESS, spawned, request);
+        let container_key = self.new_key();
         let container = Container {
+            key: container_key,
+            memory_events: self.watch_memory(container_key, &cgroup),
+            kills_told: 0,
             cgroup,
             namespaces: plan.namespaces,
             seccomp: plan.seccomp.take(),
@@ -102,6 +117,14 @@ impl Server<'_> {
         self.table.processes.insert(key, process);
         self.table.containers.insert(plan.id, container);
         Ok(())
+    }
+
+    /// Listens to what the kernel does for want of memory. Without it the host learns of that when
+    /// a process ends.
+    fn watch_memory(&self, key: u32, cgroup: &Cgroup) -> Option<OwnedFd> {
+        let events = cgroup.memory_events().ok()?;
+        self.poller.watch(events.as_fd(), Source::Memory(key), EventFlags::PRI).ok()?;
+        Some(events)
     }
 
     fn start_container(&mut self, request: u64, container: &str) -> Outcome<()> {
@@ -217,6 +240,27 @@ impl Server<'_> {
         let _ = known.cgroup.kill();
         known.deletion = Some(Deletion::new(Some(request), super::now_ns()));
         Ok(())
+    }
+
+    fn list_processes(&self, container: &str, after: u32) -> Outcome<Reply> {
+        let known = self.container(container)?;
+        container::list_processes(&known.cgroup, after, super::now_ns())
+            .map(Reply::Processes)
+            .map_err(|errno| failed(format_args!("listing the processes of {container:?}"), errno))
+    }
+
+    fn read_statistics(&self, container: &str) -> Outcome<Reply> {
+        let known = self.container(container)?;
+        Ok(Reply::Statistics(Box::new(container::read_statistics(&known.cgroup))))
+    }
+
+    fn update_resources(&self, container: &str, settings: &[FileWrite]) -> Outcome<Reply> {
+        validate::settings(settings)?;
+        self.container(container)?.cgroup.update(settings).map(|()| Reply::Done)
+    }
+
+    fn container(&self, id: &str) -> Outcome<&Container> {
+        self.table.containers.get(id).ok_or_else(|| no_such(id, INIT_PROCESS))
     }
 
     fn process(&mut self, container: &str, id: &str) -> Outcome<(u32, &mut Process)> {

@@ -192,7 +192,10 @@ impl Guest {
     /// The next event, which must be the end of this process.
     pub(crate) async fn exit(&mut self, container: &str, process: &str) -> ExitStatus {
         let event = timeout(SOON, self.events.recv()).await.expect("an event").expect("an agent");
-        let Event::ProcessExited { container: ended, process: ended_process, status, .. } = event;
+        let Event::ProcessExited { container: ended, process: ended_process, status, .. } = event
+        else {
+            panic!("{event:?}")
+        };
         assert_eq!((ended.as_str(), ended_process.as_str()), (container, process));
         status
     }

@@ -106,8 +106,10 @@ async fn signals_reach_one_or_all() {
     // Everything else in the pid namespace ends with its first process.
     let mut ended = vec![];
     for _ in 0..2 {
-        let agent_protocol::Event::ProcessExited { process, status, .. } =
-            guest.events.recv().await.unwrap();
+        let event = guest.events.recv().await.unwrap();
+        let agent_protocol::Event::ProcessExited { process, status, .. } = event else {
+            panic!("{event:?}")
+        };
         ended.push((process, status));
     }
     ended.sort_by(|a, b| a.0.cmp(&b.0));
@@ -189,5 +191,63 @@ async fn two_containers_run_side_by_side() {
     guest.client.signal_all(&first_id, 9, SOON).await.unwrap();
     assert_eq!(guest.exit(&first_id, "").await, ExitStatus::Signaled(9));
     guest.client.delete_container(&first_id, SOON).await.unwrap();
+    guest.stop().await;
+}
+
+#[tokio::test]
+async fn processes_are_listed_as_ps_shows_them() {
+    let Some(guest) = start().await else { return };
+    let plan = guest.plan("a", "sleep 1001 & sleep 1002 & exec sleep 1003");
+    let id = plan.id.clone();
+    assert_eq!(kind(guest.client.list_processes(&id, 0, SOON).await), ErrorKind::NotFound);
+    let first = guest.client.create_container(plan, SOON).await.unwrap().pid;
+    let waiting = guest.client.list_processes(&id, 0, SOON).await.unwrap();
+    assert_eq!(waiting.processes.iter().map(|process| process.pid).collect::<Vec<_>>(), [first]);
+    guest.client.start_container(&id, SOON).await.unwrap();
+    let mut list = waiting;
+    for _ in 0..200 {
+        list = guest.client.list_processes(&id, 0, SOON).await.unwrap();
+        let sleeps = list.processes.iter().filter(|process| process.command.starts_with("sleep"));
+        if sleeps.count() == 3 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let shown: Vec<&str> = list.processes.iter().map(|process| process.command.as_str()).collect();
+    assert_eq!(shown, ["sleep 1003", "sleep 1001", "sleep 1002"]);
+    assert!(!list.more);
+    for child in &list.processes[1..] {
+        assert_eq!((child.parent, child.uid, child.terminal), (first, 0, 0));
+        assert!(child.started_ns > 0 && child.started_ns <= list.at_ns);
+    }
+    // From behind the first.
+    let rest = guest.client.list_processes(&id, first, SOON).await.unwrap();
+    assert_eq!(rest.processes.len(), 2);
+    guest.client.delete_container(&id, SOON).await.unwrap();
+    guest.stop().await;
+}
+
+#[tokio::test]
+async fn statistics_are_read_and_settings_checked() {
+    use agent_protocol::FileWrite;
+    let Some(guest) = start().await else { return };
+    let plan = guest.plan("a", "exec sleep 1000");
+    let id = plan.id.clone();
+    assert_eq!(kind(guest.client.read_statistics(&id, SOON).await), ErrorKind::NotFound);
+    guest.client.create_container(plan, SOON).await.unwrap();
+    guest.client.start_container(&id, SOON).await.unwrap();
+    // Which controllers there are depends on the machine; every kernel counts CPU time.
+    let statistics = guest.client.read_statistics(&id, SOON).await.unwrap();
+    assert!(statistics.cpu.usage_us > 0, "{statistics:?}");
+    let update = |path: &str, value: &str| {
+        let settings = vec![FileWrite { path: path.into(), value: value.into() }];
+        guest.client.update_resources(&id, settings, SOON)
+    };
+    assert_eq!(kind(update("cgroup.procs", "1").await), ErrorKind::InvalidArgument);
+    assert_eq!(kind(update("no.such", "1").await), ErrorKind::Failed);
+    guest.client.update_resources(&id, vec![], SOON).await.unwrap();
+    let missing = guest.client.update_resources("none", vec![], SOON).await;
+    assert_eq!(kind(missing), ErrorKind::NotFound);
+    guest.client.delete_container(&id, SOON).await.unwrap();
     guest.stop().await;
 }

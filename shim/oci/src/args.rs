@@ -6,6 +6,10 @@ use sandbox::DEFAULT_ROOT;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+mod duration;
+mod size;
 
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
 
@@ -37,7 +41,7 @@ pub(crate) struct Global {
     /// The host's configuration; /etc/ringfence/config.toml if it exists
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Form of linux.cgroupsPath; accepted for engines, both forms are
+    /// linux.cgroupsPath has the form slice:prefix:name
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
     /// Print the version
@@ -61,6 +65,8 @@ pub(crate) enum Command {
     Create(Create),
     /// Delete a container that is stopped or was never started
     Delete(Delete),
+    /// Print what a container uses, at intervals, and each time that it runs out of memory
+    Events(Events),
     /// Execute a further process in a running container
     Exec(Exec),
     /// Print what this runtime can do
@@ -71,6 +77,8 @@ pub(crate) enum Command {
     List(List),
     /// Stop the machine of a running container
     Pause(Target),
+    /// List the processes of a container
+    Ps(Ps),
     /// Let the machine of a paused container go on
     Resume(Target),
     /// Create a container, start it and, in the foreground, see it to its end
@@ -81,6 +89,8 @@ pub(crate) enum Command {
     Start(Target),
     /// Print the state of a container
     State(Target),
+    /// Change the limits of a container
+    Update(Update),
     /// What create and run leave behind; not for people.
     #[command(hide = true)]
     Supervise(Supervise),
@@ -236,6 +246,9 @@ pub(crate) struct Exec {
     /// Who takes the master of the process's terminal
     #[arg(long, value_name = "SOCKET")]
     pub(crate) console_socket: Option<PathBuf>,
+    /// In a paused container, wait until it is resumed
+    #[arg(long)]
+    pub(crate) ignore_paused: bool,
     /// Refused unless 0: descriptors cannot be handed into a virtual machine
     #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
     pub(crate) preserve_fds: u32,
@@ -248,6 +261,106 @@ pub(crate) struct Exec {
         required_unless_present = "process"
     )]
     pub(crate) command: Vec<String>,
+}
+
+/// `ringfence ps`.
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// Form of the list
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = ListFormat::Table)]
+    pub(crate) format: ListFormat,
+    /// Id of the container
+    pub(crate) id: String,
+    /// Options of ps(1); -e, -A and -f are what is done
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) options: Vec<String>,
+}
+
+/// `ringfence events`.
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Time between statistics, for example 500ms or 1m30s
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse)]
+    pub(crate) interval: Duration,
+    /// Print statistics once
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Id of the container
+    pub(crate) id: String,
+}
+
+/// `ringfence update`.
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    /// File with what linux.resources is in a config.json, in place of the options; - is standard
+    /// input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) resources: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
+    /// Id of the container
+    pub(crate) id: String,
+}
+
+/// Limits one by one. Sizes are numbers of bytes, or of kibibytes and so on with k, m, g, t or p
+/// behind them.
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+#[command(allow_negative_numbers = true)]
+pub(crate) struct LimitOptions {
+    /// Weight of block I/O, 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    pub(crate) blkio_weight: Option<u16>,
+    /// Period of the CPU quota in microseconds
+    #[arg(long, value_name = "TIME")]
+    pub(crate) cpu_period: Option<u64>,
+    /// CPU time in each period in microseconds, -1 for no limit
+    #[arg(long, value_name = "TIME")]
+    pub(crate) cpu_quota: Option<i64>,
+    /// CPU time beyond the quota in microseconds
+    #[arg(long, value_name = "TIME")]
+    pub(crate) cpu_burst: Option<u64>,
+    /// Share of CPU time against others
+    #[arg(long, value_name = "SHARES", visible_alias = "cpu-shares")]
+    pub(crate) cpu_share: Option<u64>,
+    /// Refused unless 0: cgroup v2 has no real-time budget
+    #[arg(long, hide = true, value_name = "TIME")]
+    pub(crate) cpu_rt_period: Option<u64>,
+    /// Refused unless 0: cgroup v2 has no real-time budget
+    #[arg(long, hide = true, value_name = "TIME")]
+    pub(crate) cpu_rt_runtime: Option<i64>,
+    /// 1 for the lowest priority, 0 for the ordinary one
+    #[arg(long, value_name = "N")]
+    pub(crate) cpu_idle: Option<i64>,
+    /// CPUs of the host
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// NUMA nodes of the host
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpuset_mems: Option<String>,
+    /// Refused unless 0: cgroup v2 has no such limit
+    #[arg(long, hide = true, value_name = "BYTES", value_parser = size::parse)]
+    pub(crate) kernel_memory: Option<i64>,
+    /// Refused unless 0: cgroup v2 has no such limit
+    #[arg(long, hide = true, value_name = "BYTES", value_parser = size::parse)]
+    pub(crate) kernel_memory_tcp: Option<i64>,
+    /// Memory, -1 for no limit
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    pub(crate) memory: Option<i64>,
+    /// Memory that is not taken away while there is other
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    pub(crate) memory_reservation: Option<i64>,
+    /// Memory and swap together, -1 for no limit of swap
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    pub(crate) memory_swap: Option<i64>,
+    /// Processes and threads, -1 for no limit
+    #[arg(long, value_name = "N")]
+    pub(crate) pids_limit: Option<i64>,
+    /// Refused: cache classes of the host are not there
+    #[arg(long, hide = true, value_name = "SCHEMA")]
+    pub(crate) l3_cache_schema: Option<String>,
+    /// Refused: bandwidth classes of the host are not there
+    #[arg(long, hide = true, value_name = "SCHEMA")]
+    pub(crate) mem_bw_schema: Option<String>,
 }
 
 /// A user and perhaps a group, as numbers.
@@ -409,8 +522,33 @@ mod tests {
 
     #[test]
     fn other_verbs_are_kept_with_their_words() {
-        let Command::Other(words) = parse_line("update --memory 1 c1") else { panic!() };
-        assert_eq!(words, ["update", "--memory", "1", "c1"]);
+        let Command::Other(words) = parse_line("restore --work-path /w c1") else { panic!() };
+        assert_eq!(words, ["restore", "--work-path", "/w", "c1"]);
+    }
+
+    #[test]
+    fn operations_have_runcs_options() {
+        let Command::Ps(ps) = parse_line("ps --format json c1") else { panic!() };
+        assert_eq!((ps.format, ps.options.len()), (ListFormat::Json, 0));
+        let Command::Ps(ps) = parse_line("ps c1 -ef --sort pid") else { panic!() };
+        assert_eq!(ps.options, ["-ef", "--sort", "pid"]);
+        let Command::Events(events) = parse_line("events c1") else { panic!() };
+        assert_eq!((events.interval, events.stats), (Duration::from_secs(5), false));
+        let Command::Events(events) = parse_line("events --stats --interval 1m c1") else {
+            panic!()
+        };
+        assert_eq!((events.interval, events.stats), (Duration::from_secs(60), true));
+        let line = "update --memory 64m --memory-swap -1 --memory-reservation 1048576 \
+                    --cpu-quota -1 --cpu-period 1000 --cpu-share 2 --cpu-burst 3 --cpu-idle 1 \
+                    --cpuset-cpus 0-1 --cpuset-mems 0 --pids-limit -1 --blkio-weight 10 c1";
+        let Command::Update(update) = parse_line(line) else { panic!() };
+        assert_eq!(update.limits.memory, Some(64 << 20));
+        assert_eq!((update.limits.memory_swap, update.limits.cpu_quota), (Some(-1), Some(-1)));
+        let Command::Update(update) = parse_line("update --resources - c1") else { panic!() };
+        assert_eq!(update.resources, Some(PathBuf::from("-")));
+        for line in ["events --interval 0 c1", "update --memory x c1", "ps", "ps -f xml c1"] {
+            assert!(parse_words(line.split(' ').map(OsString::from).collect()).is_err(), "{line}");
+        }
     }
 
     #[test]

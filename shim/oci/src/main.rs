@@ -35,17 +35,20 @@ fn execute(arguments: Arguments, began_ns: u64) -> Result<u8, CommandError> {
     match command {
         Command::Create(create) => commands::create::execute(&global, &create),
         Command::Delete(delete) => commands::manage::delete(&global, &delete),
+        Command::Events(events) => commands::events::execute(&global, &events),
         Command::Exec(exec) => commands::exec::execute(global, exec),
         Command::Features => commands::features::execute(),
         Command::Kill(kill) => commands::manage::kill(&global, &kill),
         Command::List(list) => commands::list::execute(&global, &list),
         Command::Pause(target) => commands::manage::pause(&global, &target),
+        Command::Ps(ps) => commands::ps::execute(&global, &ps),
         Command::Resume(target) => commands::manage::resume(&global, &target),
         Command::Run(run) => commands::run::execute(global, run, began_ns),
         Command::Spec(spec) => commands::spec::execute(&spec),
         Command::Start(target) => commands::manage::start(&global, &target),
         Command::State(target) => commands::state::execute(&global, &target),
         Command::Supervise(supervise) => commands::supervise::execute(supervise),
+        Command::Update(update) => commands::update::execute(&global, &update),
         Command::Other(words) => Err(commands::other::refuse(&words)),
     }
 }

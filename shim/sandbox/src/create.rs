@@ -13,7 +13,9 @@ use crate::container_id::ContainerId;
 use crate::detach::Handover;
 use crate::error::{LastWords, SandboxError};
 use crate::hooks::{self, ContainerState};
+use crate::host_cgroup::{self, CgroupError, Entered, HostCgroup, Limit};
 use crate::host_files::{self, OpenShare};
+use crate::limits_change::{MachineSize, Settings};
 use crate::machine::{self, MachineFiles};
 use crate::mount_points;
 use crate::policy::{self, SignalAction, Situation, Terminal};
@@ -46,6 +48,7 @@ const DEATH_RATTLE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Prepared {
     id: ContainerId,
+    cgroup: Option<HostCgroup>,
     state: StateDir,
     vm: VmPlan,
     files: MachineFiles,
@@ -78,15 +81,19 @@ pub(crate) struct Ready {
     pub(crate) hook_state: ContainerState,
 }
 
-/// A virtual machine and the connection to its agent. The machine goes before its state does.
+/// A virtual machine and the connection to its agent. The machine goes before its cgroup and its
+/// state do.
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) id: ContainerId,
     pub(crate) client: Client,
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) vm: VmProcess,
+    pub(crate) cgroup: Option<HostCgroup>,
     pub(crate) state: StateDir,
     pub(crate) deadline: Duration,
+    pub(crate) size: MachineSize,
+    pub(crate) settings: Settings,
 }
 
 /// The terminal on the host that a bundle's is joined with, if it wants one.
@@ -128,7 +135,7 @@ pub(crate) fn prepare(
     let kernel = host_files::open_part(kernel_name, &kernel_path)?;
     let initrd = host_files::open_part(initrd_name, initrd_path)?;
     let shares = host_files::open_shares(&plan.shares)?;
-    let (state, recovered) = StateDir::claim(root, id, &plan)?;
+    let (mut state, recovered) = StateDir::claim(root, id, &plan)?;
     if recovered {
         tracing::warn!("an earlier container {id} had been left behind and was cleaned up");
     }
@@ -137,8 +144,10 @@ pub(crate) fn prepare(
         mount_points::make(&root.descriptor, plan.container.mounts(), &files);
     }
     let console = state.console()?;
+    let cgroup = enter_cgroup(&mut state, &plan)?;
     Ok(Prepared {
         id: id.clone(),
+        cgroup,
         state,
         vm: plan.vm,
         files: MachineFiles { kvm, kernel, initrd, console, shares },
@@ -154,6 +163,49 @@ pub(crate) fn prepare(
             annotations: plan.annotations,
         },
     })
+}
+
+/// Moves this process into the container's cgroup on the host, if it is to have one and may. What
+/// this process starts from now on, the VMM above all, is in it.
+fn enter_cgroup(state: &mut StateDir, plan: &Plan) -> Result<Option<HostCgroup>, SandboxError> {
+    let without = |reason: String| match plan.host_limits.first() {
+        Some(limit) => Err(SandboxError::Cgroup(CgroupError::Needed {
+            property: limit.asked_by.clone(),
+            value: limit.value.clone(),
+            reason,
+        })),
+        None => Ok(Err(reason)),
+    };
+    let outcome = match &plan.cgroups_path {
+        None => return without("linux.cgroupsPath is not given".to_owned()).map(|_| None),
+        Some(path) => match host_cgroup::plan(path) {
+            Err(reason) => without(reason)?,
+            Ok(record) => {
+                state.change(|state| state.cgroup = Some(record.clone()))?;
+                let VmPlan { memory_mib, host_cpus, .. } = &plan.vm;
+                let settings = plan.container.settings();
+                let mut limits = host_cgroup::derive(settings, *memory_mib, host_cpus.as_deref());
+                limits.extend(plan.host_limits.iter().cloned().map(Limit::from));
+                match HostCgroup::enter(record, &limits)? {
+                    Entered::Inside(cgroup) => Ok(cgroup),
+                    Entered::NotPermitted(reason) => {
+                        state.change(|state| state.cgroup = None)?;
+                        without(reason)?
+                    }
+                }
+            }
+        },
+    };
+    match outcome {
+        Ok(cgroup) => Ok(Some(cgroup)),
+        Err(reason) => {
+            tracing::warn!(
+                "the container has no cgroup of its own on the host, its limits hold inside its \
+                 virtual machine: {reason}"
+            );
+            Ok(None)
+        }
+    }
 }
 
 fn single_files(shares: &[OpenShare]) -> Vec<String> {
@@ -223,10 +275,22 @@ impl Prepared {
         deadline: Duration,
     ) -> Booted {
         let files = single_files(&self.files.shares);
+        let settings = Settings::new(self.container.settings());
         let plan = self.container.finish(&files, seccomp, stdio);
         let Connection { client, hello: _, events } = connection;
+        let size = MachineSize { memory_mib: self.vm.memory_mib, vcpus: self.vm.vcpus };
         Booted {
-            guest: Guest { id: self.id, client, events, vm, state: self.state, deadline },
+            guest: Guest {
+                id: self.id,
+                client,
+                events,
+                vm,
+                cgroup: self.cgroup,
+                state: self.state,
+                deadline,
+                size,
+                settings,
+            },
             streams,
             terminal: None,
             plan,
@@ -297,6 +361,9 @@ impl Booted {
         let step = "creating the container";
         // runtime-spec, lifecycle steps 3 and 4.
         hooks::run(&self.hooks.before_create, &self.hook_state).await?;
+        if let Some(cgroup) = &mut self.guest.cgroup {
+            cgroup.complete()?;
+        }
         let init = self.plan.init.clone();
         let created = self.guest.client.create_container(self.plan, self.guest.deadline);
         let created = self.guest.state.watch(&mut self.guest.vm, signals, step, created).await?;

@@ -80,9 +80,7 @@ pub fn leave_supervisor(words: &[&str], arguments: Vec<OsString>) -> Result<(), 
         // It lives on, without this process.
         Ok((Answer::Done, _)) => return Ok(()),
         Ok((Answer::Refused { kind, message }, _)) => DetachError::Failed { kind, message },
-        Ok((Answer::Working | Answer::Started { .. } | Answer::Exited { .. }, _)) => {
-            DetachError::Channel(ControlError::WrongAnswer)
-        }
+        Ok(_) => DetachError::Channel(ControlError::WrongAnswer),
         Err(ControlError::Closed) => {
             return Err(DetachError::Ended(child.wait().map_err(DetachError::Start)?));
         }

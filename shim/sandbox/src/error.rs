@@ -7,6 +7,7 @@ use crate::control::ControlError;
 use crate::detach::DetachError;
 use crate::error_kind::ErrorKind;
 use crate::hooks::HookError;
+use crate::host_cgroup::CgroupError;
 use crate::host_files::HostFileError;
 use crate::spec::SpecError;
 use crate::stdio::StdioError;
@@ -87,6 +88,15 @@ pub enum SandboxError {
         /// How long it was waited for.
         patience: Duration,
     },
+    /// The container's cgroup on the host.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A list that does not end.
+    #[error("the container has more than {count} processes, or they cannot be listed in time")]
+    TooManyProcesses {
+        /// How many were listed.
+        count: usize,
+    },
     /// A supervisor was killed while a process ran.
     #[error("the container's supervisor has ended, and with it the container and this process")]
     SupervisorGone,
@@ -134,6 +144,16 @@ pub enum SandboxError {
     /// The machine could not be made.
     #[error("the virtual machine cannot be made")]
     Machine(#[source] VmError),
+    /// The host's kernel killed the virtual machine for want of memory in its cgroup.
+    #[error(
+        "the host killed the virtual machine since the container's cgroup had used up its memory: {end}{console}"
+    )]
+    HostOutOfMemory {
+        /// How it ended.
+        end: VmEnd,
+        /// The guest kernel's last messages.
+        console: LastWords,
+    },
     /// The machine ended by itself.
     #[error("the virtual machine ended: {end}{console}")]
     VmDied {
@@ -228,7 +248,9 @@ impl SandboxError {
         match self {
             Self::ProgramMissing(_) => ErrorKind::ProgramMissing,
             Self::ProgramNotExecutable(_) => ErrorKind::ProgramNotExecutable,
-            Self::VmDied { .. } | Self::SupervisorGone => ErrorKind::VmDied,
+            Self::VmDied { .. } | Self::HostOutOfMemory { .. } | Self::SupervisorGone => {
+                ErrorKind::VmDied
+            }
             Self::Agent { .. } => ErrorKind::AgentFailed,
             Self::Detach(error) => error.kind(),
             Self::Control(ControlError::Refused { kind, .. }) => *kind,
@@ -250,6 +272,8 @@ impl SandboxError {
             | Self::NoConsole
             | Self::ConsoleInForeground
             | Self::Console(_)
+            | Self::Cgroup(_)
+            | Self::TooManyProcesses { .. }
             | Self::Control(_)
             | Self::WrongStatus { .. }
             | Self::RawMode(_)

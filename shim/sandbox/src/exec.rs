@@ -35,6 +35,8 @@ pub struct ExecOptions {
     pub pid_file: Option<PathBuf>,
     /// Who takes the terminal, if nobody watches it here.
     pub console_socket: Option<PathBuf>,
+    /// In a paused container, wait until it is resumed.
+    pub ignore_paused: bool,
 }
 
 /// What is executed.
@@ -87,13 +89,14 @@ fn live(options: &ExecOptions, handover: &mut Option<Handover>) -> Result<u8, Sa
     };
     let is_detached = handover.is_some();
     let wants_terminal = has_terminal || options.terminal;
-    container.check_exec()?;
+    container.check_exec(options.ignore_paused)?;
     let terminal = host_terminal(options, wants_terminal, is_detached, size)?;
     let streams = match &terminal {
         None => stdio::of_caller(),
         Some(terminal) => Wanted::Terminal(terminal.size().or(size).unwrap_or_default()),
     };
-    let request = ExecRequest { process, streams, ends_with_client: is_detached };
+    let waits_for_resume = options.ignore_paused;
+    let request = ExecRequest { process, streams, ends_with_client: is_detached, waits_for_resume };
     let (connection, process, ends) = container.exec(request)?;
     let client = ProcessClient { container, process, terminal, is_detached };
     let result = Streams::join(streams, ends, client.console())

@@ -7,19 +7,35 @@ use crate::container_id::ContainerId;
 use crate::control::{Answer, Connection, ControlError, ExecRequest, Request};
 use crate::error::SandboxError;
 use crate::hooks::ContainerState;
+use crate::host_cgroup;
 use crate::policy::{self, Operation};
 use crate::process::ProcessRef;
 use crate::run::run_after_stop;
+use crate::spec::ResourceUpdate;
 use crate::store::{Deletion, End, Record, Status, StoreError, Stored};
+use agent_protocol::ProcessInfo;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// How long a supervisor may take to end after its container, and a process after SIGKILL.
 const ENDING: Duration = Duration::from_secs(5);
 const SIGKILL: u8 = 9;
+/// Processes that are listed: as many as an ordinary kernel has pids for, twice.
+const MAX_PROCESSES: usize = 65_536;
+/// How long a list may take; a guest chooses in how many parts it comes.
+const LISTING: Duration = Duration::from_secs(60);
+
+/// The processes of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processes {
+    /// Ascending by pid.
+    pub processes: Vec<ProcessInfo>,
+    /// When they were looked at, CLOCK_BOOTTIME of the guest in nanoseconds.
+    pub at_ns: u64,
+}
 
 /// The state of a container (runtime.md, State), with runc's further properties and one more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -111,9 +127,45 @@ impl Container {
         self.ask(Operation::Resume, Request::Resume)
     }
 
-    /// Whether it can have a further process.
-    pub(crate) fn check_exec(&self) -> Result<(), SandboxError> {
-        self.check(Operation::Exec, self.stored.record.status())
+    /// Every process in it, ascending by pid; the pids are those of the guest.
+    ///
+    /// # Errors
+    /// [`SandboxError::WrongStatus`], or what the supervisor says;
+    /// [`SandboxError::TooManyProcesses`].
+    pub fn processes(&self) -> Result<Processes, SandboxError> {
+        let until = Instant::now() + LISTING;
+        let mut found = Processes { processes: Vec::new(), at_ns: 0 };
+        loop {
+            let after = found.processes.last().map_or(0, |process| process.pid);
+            let answer = self.call(Operation::Processes, Request::Processes { after })?;
+            let Answer::Processes(list) = answer else {
+                return Err(ControlError::WrongAnswer.into());
+            };
+            found.at_ns = list.at_ns;
+            found.processes.extend(list.processes);
+            if !list.more {
+                return Ok(found);
+            }
+            if found.processes.len() >= MAX_PROCESSES || Instant::now() >= until {
+                return Err(SandboxError::TooManyProcesses { count: found.processes.len() });
+            }
+        }
+    }
+
+    /// Changes limits, all of them or none.
+    ///
+    /// # Errors
+    /// [`SandboxError::WrongStatus`], or what the supervisor says.
+    pub fn update(&self, update: ResourceUpdate) -> Result<(), SandboxError> {
+        self.ask(Operation::Update, Request::Update(Box::new(update)))
+    }
+
+    /// Whether it can have a further process, perhaps once it is resumed.
+    pub(crate) fn check_exec(&self, waits_for_resume: bool) -> Result<(), SandboxError> {
+        match self.stored.record.status() {
+            Status::Paused if waits_for_resume => Ok(()),
+            status => self.check(Operation::Exec, status),
+        }
     }
 
     /// Has a further process executed: the connection on which its end is told, its name, and the
@@ -142,9 +194,26 @@ impl Container {
         self.told(operation, asked)
     }
 
+    /// A connection for something that the container's status allows.
+    pub(crate) fn connect(&self, operation: Operation) -> Result<Connection, SandboxError> {
+        let status = Stored::load(&self.root, &self.id)?.record.status();
+        self.check(operation, status)?;
+        self.told(operation, Connection::open(&self.stored.path))
+    }
+
+    /// Asks for something that has an answer of its own.
+    pub(crate) fn call(
+        &self,
+        operation: Operation,
+        request: Request,
+    ) -> Result<Answer, SandboxError> {
+        let connection = self.connect(operation)?;
+        self.told(operation, connection.call(request)).map(|(answer, _)| answer)
+    }
+
     /// A supervisor that cannot be reached has most likely ended since; then that is what there is
     /// to say.
-    fn told<T>(
+    pub(crate) fn told<T>(
         &self,
         operation: Operation,
         asked: Result<T, ControlError>,
@@ -188,21 +257,20 @@ fn report(stored: &Stored) -> Report {
         bundle: record.bundle.clone(),
         rootfs: record.rootfs.clone(),
         created: crate::text::rfc3339(created),
-        owner: user_name(*owner),
+        owner: user_name(*owner).unwrap_or_else(|| format!("#{owner}")),
         annotations: record.annotations.clone(),
         end: record.end(),
     }
 }
 
-fn user_name(uid: u32) -> String {
-    let unknown = || format!("#{uid}");
-    let Ok(users) = std::fs::read_to_string("/etc/passwd") else { return unknown() };
-    let mut lines = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+/// Name of a user of the host.
+#[must_use]
+pub fn user_name(uid: u32) -> Option<String> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
     let number = uid.to_string();
-    lines
-        .find(|fields| fields.get(2) == Some(&number.as_str()))
-        .and_then(|fields| fields.first().map(|name| (*name).to_owned()))
-        .unwrap_or_else(unknown)
+    let mut lines = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let user = lines.find(|fields| fields.get(2) == Some(&number.as_str()))?;
+    user.first().map(|name| (*name).to_owned())
 }
 
 /// Deletes a container that is stopped, or was never started, and all that is left of it, then runs
@@ -233,6 +301,9 @@ pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), SandboxError> {
     }
     let was_alive = record.supervisor.is_alive();
     end(&record, status, deletion.path(), force || status == Status::Created)?;
+    if let Some(cgroup) = &record.cgroup {
+        host_cgroup::remove(cgroup, record.vmm.is_some())?;
+    }
     deletion.remove()?;
     // A supervisor in the foreground has run them itself.
     if record.was_created() && (record.detached || !was_alive) {
@@ -302,8 +373,8 @@ mod tests {
 
     #[test]
     fn users_have_names() {
-        assert_eq!(user_name(0), "root");
-        assert_eq!(user_name(u32::MAX - 7), "#4294967288");
+        assert_eq!(user_name(0).as_deref(), Some("root"));
+        assert_eq!(user_name(u32::MAX - 7), None);
     }
 
     #[test]

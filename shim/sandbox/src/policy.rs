@@ -51,6 +51,10 @@ pub(crate) enum Operation {
     Pause,
     Resume,
     Exec,
+    Processes,
+    Statistics,
+    Update,
+    Watch,
 }
 
 const SIGHUP: u8 = 1;
@@ -90,12 +94,18 @@ pub(crate) fn on_call(status: Status, operation: Operation) -> Result<(), &'stat
         | (Operation::Kill, Created | Running | Paused)
         | (Operation::Pause, Running)
         | (Operation::Resume, Paused)
-        | (Operation::Exec, Running) => Ok(()),
+        | (Operation::Exec, Running)
+        | (Operation::Processes | Operation::Statistics | Operation::Update, Created | Running)
+        | (Operation::Watch, Created | Running | Paused) => Ok(()),
         (Operation::Start, Running | Paused) => Err("it was started already"),
         (Operation::Start, Stopped) => Err("cannot start a container that has stopped"),
         (Operation::Pause, Paused) => Err("it is paused already"),
         (Operation::Resume, Created | Running) => Err("it is not paused"),
         (Operation::Exec, Paused) => Err("it is paused"),
+        // What could tell stands still with the machine.
+        (Operation::Processes | Operation::Statistics | Operation::Update, Paused) => {
+            Err("it is paused, and its guest does not answer: resume it")
+        }
         (Operation::Pause | Operation::Exec, Created) => {
             Err("container not running: it was not started")
         }
@@ -151,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_table_of_calls() {
-        use Operation::{Exec, Kill, Pause, Resume, Start};
+        use Operation::{Exec, Kill, Pause, Processes, Resume, Start, Statistics, Update, Watch};
         use Status::{Created, Creating, Paused, Running, Stopped};
         let allowed = [
             (Start, Created),
@@ -161,8 +171,18 @@ mod tests {
             (Pause, Running),
             (Resume, Paused),
             (Exec, Running),
+            (Processes, Created),
+            (Processes, Running),
+            (Statistics, Created),
+            (Statistics, Running),
+            (Update, Created),
+            (Update, Running),
+            (Watch, Created),
+            (Watch, Running),
+            (Watch, Paused),
         ];
-        for operation in [Start, Kill, Pause, Resume, Exec] {
+        let all = [Start, Kill, Pause, Resume, Exec, Processes, Statistics, Update, Watch];
+        for operation in all {
             for status in [Creating, Created, Running, Paused, Stopped] {
                 let expected = allowed.contains(&(operation, status));
                 assert_eq!(

@@ -355,7 +355,7 @@ fn prepare_child(command: &mut Command, channel: i32, cpus: Option<&[u16]>) {
     }
 }
 
-fn cpu_set(cpus: &[u16]) -> rustix::thread::CpuSet {
+pub(crate) fn cpu_set(cpus: &[u16]) -> rustix::thread::CpuSet {
     let mut set = rustix::thread::CpuSet::new();
     for cpu in cpus {
         let cpu = usize::from(*cpu);

@@ -46,9 +46,18 @@ fn requests() -> Vec<(&'static str, Request)> {
             },
         ),
         ("ResizeTerminal", Request::ResizeTerminal { container: container.clone(), process, size }),
-        ("DeleteContainer", Request::DeleteContainer { container }),
+        ("DeleteContainer", Request::DeleteContainer { container: container.clone() }),
         ("SetTime", Request::SetTime { realtime_ns: u64::MAX }),
         ("Sync", Request::Sync),
+        ("ListProcesses", Request::ListProcesses { container: container.clone(), after: 300 }),
+        ("ReadStatistics", Request::ReadStatistics { container: container.clone() }),
+        (
+            "UpdateResources",
+            Request::UpdateResources {
+                container,
+                settings: vec![FileWrite { path: "memory.max".into(), value: "max".into() }],
+            },
+        ),
     ]
 }
 
@@ -88,7 +97,70 @@ fn answers() -> Vec<(&'static str, GuestMessage)> {
         ("Failed", error(ErrorKind::Failed, -1)),
         ("ProcessExited", exited(ExitStatus::Exited(255), false)),
         ("ProcessExited-Signaled", exited(ExitStatus::Signaled(9), true)),
+        (
+            "OutOfMemory",
+            GuestMessage::Event(Event::OutOfMemory {
+                container: "c".into(),
+                kills: 300,
+                at_ns: 5_000,
+            }),
+        ),
+        ("Processes", reply(10, Reply::Processes(process_list()))),
+        ("Statistics", reply(11, Reply::Statistics(Box::new(statistics())))),
     ]
+}
+
+fn process_list() -> ProcessList {
+    let process = ProcessInfo {
+        pid: 17,
+        parent: 1,
+        uid: 1000,
+        started_ns: 10_000_000,
+        cpu_ns: 20_000_000,
+        terminal: 0x8801,
+        command: "sh -c x".into(),
+    };
+    ProcessList { processes: vec![process], more: true, at_ns: 6_000 }
+}
+
+fn statistics() -> Statistics {
+    let counter = |name: &str, value| Counter { name: name.into(), value };
+    Statistics {
+        cpu: CpuStatistics {
+            usage_us: 1,
+            user_us: 2,
+            system_us: 300,
+            periods: 4,
+            throttled_periods: 5,
+            throttled_us: 6,
+        },
+        memory: MemoryStatistics {
+            usage: 7,
+            limit: Some(8),
+            peak: 9,
+            swap_usage: 10,
+            swap_limit: None,
+            stat: vec![counter("anon", 11), counter("file", 12)],
+            events: vec![counter("oom_kill", 13)],
+        },
+        pids: PidsStatistics { current: 14, limit: Some(15) },
+        io: vec![IoStatistics {
+            major: 254,
+            minor: 16,
+            read_bytes: 17,
+            written_bytes: 18,
+            discarded_bytes: 19,
+            reads: 20,
+            writes: 21,
+            discards: 22,
+        }],
+        huge_pages: vec![HugePageStatistics {
+            size: "2MB".into(),
+            usage: 23,
+            limit: None,
+            failures: 24,
+        }],
+    }
 }
 
 fn container_plan() -> ContainerPlan {

@@ -46,7 +46,12 @@ fn options(global: Global, making: Making) -> Result<RunOptions, CommandError> {
         id: making.id,
         bundle: making.bundle,
         root: global.root,
-        overrides: Overrides { memory_mib: making.memory, vcpus: making.vcpus, terminal: false },
+        overrides: Overrides {
+            memory_mib: making.memory,
+            vcpus: making.vcpus,
+            terminal: false,
+            systemd_cgroup: global.systemd_cgroup,
+        },
         pid_file: making.pid_file,
         console_socket: making.console_socket,
         trace: None,

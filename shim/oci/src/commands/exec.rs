@@ -35,5 +35,6 @@ pub(super) fn options(global: Global, exec: Exec) -> ExecOptions {
         terminal: exec.tty,
         pid_file: exec.pid_file,
         console_socket: exec.console_socket,
+        ignore_paused: exec.ignore_paused,
     }
 }

@@ -1,17 +1,21 @@
 //! One file for each command: convert, call, convert back.
 
 pub(crate) mod create;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod features;
 pub(crate) mod list;
 pub(crate) mod manage;
 pub(crate) mod other;
+pub(crate) mod ps;
 pub(crate) mod run;
 pub(crate) mod spec;
 pub(crate) mod state;
 pub(crate) mod supervise;
+pub(crate) mod update;
 
 use crate::error::CommandError;
+use serde::Serialize;
 use serde_json::Value;
 use std::io::Write;
 
@@ -24,4 +28,10 @@ fn print(text: &str) -> Result<(), CommandError> {
 /// Writes an answer in JSON, as runc indents it.
 fn print_json(value: &Value) -> Result<(), CommandError> {
     print(&format!("{value:#}\n"))
+}
+
+/// Writes an answer in JSON on one line.
+fn print_line(value: &impl Serialize) -> Result<(), CommandError> {
+    let text = serde_json::to_string(value).map_err(|error| CommandError::Print(error.into()))?;
+    print(&format!("{text}\n"))
 }

@@ -4,7 +4,7 @@ use crate::error::CommandError;
 use std::ffi::OsString;
 
 /// Commands of runc that are not there yet.
-const NOT_YET: [&str; 5] = ["checkpoint", "events", "ps", "restore", "update"];
+const NOT_YET: [&str; 2] = ["checkpoint", "restore"];
 
 pub(crate) fn refuse(words: &[OsString]) -> CommandError {
     let verb = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();

@@ -3,8 +3,8 @@
 
 use agent_protocol::{
     AgentError, CONTROL_PORT, ErrorKind, Event, ExitStatus, GuestMessage, HEADER_BYTES,
-    HostMessage, INIT_PROCESS, MAX_GUEST_FRAME, MAX_HOST_FRAME, ProcessPlan, Reply, Request,
-    StdioPlan, decode, encode, frame_length,
+    HostMessage, INIT_PROCESS, MAX_GUEST_FRAME, MAX_HOST_FRAME, ProcessInfo, ProcessList,
+    ProcessPlan, Reply, Request, Statistics, StdioPlan, decode, encode, frame_length,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -187,6 +187,43 @@ fn echo(mut terminal: UnixStream) {
     });
 }
 
+/// What an operator asks for; `tell` hears of new limits.
+fn played_report(request: Request, tell: &mut impl FnMut(String)) -> Result<Reply, AgentError> {
+    match request {
+        Request::ListProcesses { after, .. } => Ok(Reply::Processes(played_list(after))),
+        Request::UpdateResources { settings, .. } => {
+            if settings.iter().any(|setting| setting.path == "memory.high") {
+                let message = "because the part says so".to_owned();
+                return Err(AgentError { kind: ErrorKind::Failed, message, errno: 22 });
+            }
+            for setting in settings {
+                tell(format!("{}={}\n", setting.path, setting.value));
+            }
+            Ok(Reply::Done)
+        }
+        _ => {
+            let mut statistics = Statistics::default();
+            statistics.memory.usage = 5 << 20;
+            Ok(Reply::Statistics(Box::new(statistics)))
+        }
+    }
+}
+
+/// Three processes, in parts of two.
+fn played_list(after: u32) -> ProcessList {
+    let process = |pid| ProcessInfo {
+        pid,
+        parent: 1,
+        started_ns: 1,
+        command: format!("played {pid}\u{1b}[2J"),
+        ..ProcessInfo::default()
+    };
+    let all = [2, 3, 70_000].into_iter().filter(|pid| *pid > after);
+    let processes: Vec<ProcessInfo> = all.map(process).collect();
+    let more = processes.len() > 2;
+    ProcessList { processes: processes.into_iter().take(2).collect(), more, at_ns: 2 }
+}
+
 struct Agent<'p> {
     control: UnixStream,
     play: &'p mut Play,
@@ -343,11 +380,24 @@ impl Agent<'_> {
                     processes.get_mut(&process).unwrap().write_all(text.as_bytes()).unwrap();
                 }
                 Request::Signal { signal: signal @ (9 | 15), .. } => end = Some(signal),
+                // SIGXCPU: the kernel kills in it for memory, and it goes on.
+                Request::Signal { signal: 24, .. } => {
+                    let container = id.to_owned();
+                    let event = Event::OutOfMemory { container, kills: 1, at_ns: 88 };
+                    self.say(&GuestMessage::Event(event));
+                }
                 Request::Signal { signal, all, .. } => tell(format!("signal {signal} {all}\n")),
                 Request::ResizeTerminal { size, .. } => {
                     tell(format!("size {} {}\n", size.rows, size.columns));
                 }
                 Request::SetTime { .. } => tell("time\n".to_owned()),
+                request @ (Request::ListProcesses { .. }
+                | Request::ReadStatistics { .. }
+                | Request::UpdateResources { .. }) => {
+                    let result = played_report(request, &mut tell);
+                    self.say(&GuestMessage::Reply { id: request_id, result });
+                    continue;
+                }
                 other => panic!("{other:?}"),
             }
             self.say(&GuestMessage::Reply { id: request_id, result: Ok(reply) });

@@ -6,6 +6,7 @@ mod detached;
 mod exec;
 mod fake_vmm;
 mod harness;
+mod operations;
 
 use fake_vmm::Part;
 use harness::Stage;

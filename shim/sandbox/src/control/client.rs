@@ -73,6 +73,18 @@ impl Connection {
     ) -> Result<(Answer, Vec<OwnedFd>), ControlError> {
         let call = Envelope { version: VERSION, request };
         send(&self.stream, &call, MAX_CALL, &[])?;
+        self.receive()
+    }
+
+    /// Waits for a further answer to a watch, for as long as the supervisor says that it is there.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) fn next(&self) -> Result<Answer, ControlError> {
+        self.receive().map(|(answer, _)| answer)
+    }
+
+    fn receive(&self) -> Result<(Answer, Vec<OwnedFd>), ControlError> {
         loop {
             match receive::<Answer>(&self.stream, MAX_ANSWER)? {
                 (Answer::Working, _) => {}

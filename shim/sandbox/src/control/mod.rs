@@ -3,8 +3,9 @@
 //! A connection carries one call and its answer, as frames: a length of four bytes, little-endian,
 //! then so many bytes of JSON. A call names the version of this protocol, so that a supervisor of
 //! another build refuses it by name. While a call is worked on the supervisor says so every second:
-//! a client waits for as long as the work takes, and not for one that hangs. Only the connection of
-//! an `exec` carries a second answer, when its process has ended.
+//! a client waits for as long as the work takes, and not for one that hangs. The connection of an
+//! `exec` carries a second answer, when its process has ended; that of a watch carries one for each
+//! event until the container ends.
 //!
 //! Only the user who owns the state directory reaches the socket. Lengths are bounded all the same.
 
@@ -17,21 +18,22 @@ pub(crate) use frame::{receive, send};
 pub(crate) use server::{Call, Clients, Replier, Server};
 
 use crate::error_kind::ErrorKind;
-use crate::spec::ProcessChanges;
+use crate::spec::{ProcessChanges, ResourceUpdate};
 use crate::streams::Wanted;
-use agent_protocol::{ProcessPlan, WindowSize};
+use agent_protocol::{ProcessList, ProcessPlan, Statistics, WindowSize};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Version of the calls and answers.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Bytes of a call: the largest environment that the agent takes (4 MiB), as JSON.
 pub(crate) const MAX_CALL: usize = 16 << 20;
-/// Bytes of an answer.
-pub(crate) const MAX_ANSWER: usize = 64 << 10;
+/// Bytes of an answer: a list of processes, whose command lines are escaped once to be printable,
+/// and once as JSON.
+pub(crate) const MAX_ANSWER: usize = 16 << 20;
 /// Bytes of a message in an answer.
 const MAX_MESSAGE: usize = 16 << 10;
 
@@ -66,6 +68,14 @@ pub(crate) enum Request {
     SignalProcess { process: String, signal: u8 },
     /// Set the size of the terminal of a process of `exec`.
     ResizeProcess { process: String, size: WindowSize },
+    /// List the processes with pids above this one. Answered with [`Answer::Processes`].
+    Processes { after: u32 },
+    /// Tell what it uses. Answered with [`Answer::Statistics`].
+    Statistics,
+    /// Change its limits, all or none.
+    Update(Box<ResourceUpdate>),
+    /// Tell what happens. Answered with [`Answer::Watching`], and then with each event.
+    Watch,
 }
 
 /// A further process.
@@ -75,6 +85,8 @@ pub(crate) struct ExecRequest {
     pub(crate) streams: Wanted,
     /// It is killed if the connection is closed before it has ended.
     pub(crate) ends_with_client: bool,
+    /// In a paused container it is started when that is resumed.
+    pub(crate) waits_for_resume: bool,
 }
 
 /// What is executed.
@@ -97,6 +109,14 @@ pub(crate) enum Answer {
     Started { process: String },
     /// The process has ended with this status, 128 and the number for a signal.
     Exited { status: u8 },
+    /// A part of the processes.
+    Processes(ProcessList),
+    /// What the container uses.
+    Statistics(Box<Statistics>),
+    /// Events will be told.
+    Watching,
+    /// The guest's kernel has killed since the container's memory was used up.
+    OutOfMemory,
     /// Not done.
     Refused { kind: ErrorKind, message: String },
 }

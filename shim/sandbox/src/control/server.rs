@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -28,8 +28,9 @@ const QUEUE: usize = 16;
 /// A client's thread has no deep calls; what JSON can nest is bounded by serde_json.
 const STACK: usize = 256 << 10;
 const SIGKILL: u8 = 9;
-/// Answers that wait for their client's thread: the one to the call, and the end of a process.
-const ANSWERS: usize = 2;
+/// Answers that wait for their client's thread: the one to the call, and the end of a process, or
+/// events.
+const ANSWERS: usize = 8;
 
 /// A call that waits to be answered.
 #[derive(Debug)]
@@ -53,6 +54,19 @@ impl Replier {
     /// Answers with descriptors.
     pub(crate) fn answer_with(&self, answer: Answer, fds: Vec<OwnedFd>) {
         drop(self.answers.try_send((answer, fds)));
+    }
+
+    /// Whether somebody may still listen: a client's thread says something each second, and ends
+    /// when that is not heard.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.tell(Answer::Working)
+    }
+
+    /// Tells one event; false if nobody listens any more. A client that is slow misses events that
+    /// are told faster than it takes them.
+    pub(crate) fn tell(&self, answer: Answer) -> bool {
+        let told = self.answers.try_send((answer, Vec::new()));
+        !matches!(told, Err(TrySendError::Disconnected(_)))
     }
 }
 
@@ -139,6 +153,10 @@ fn serve(stream: &UnixStream, calls: &mpsc::Sender<Call>) {
         match answer.recv_timeout(WORKING) {
             Ok((first, fds)) => {
                 drop(say(stream, &first, fds));
+                if matches!(first, Answer::Watching) {
+                    tell_events(stream, &answer);
+                    return;
+                }
                 if let Answer::Started { process } = first {
                     if ends_with_client {
                         watch_client(stream, process, calls);
@@ -160,6 +178,23 @@ fn serve(stream: &UnixStream, calls: &mpsc::Sender<Call>) {
                 drop(say(stream, &ended(), Vec::new()));
                 return;
             }
+        }
+    }
+}
+
+/// Tells events until the container ends or the client is gone.
+fn tell_events(stream: &UnixStream, events: &Receiver<(Answer, Vec<OwnedFd>)>) {
+    loop {
+        let told = match events.recv_timeout(WORKING) {
+            Ok((event, fds)) => say(stream, &event, fds),
+            Err(RecvTimeoutError::Timeout) => say(stream, &Answer::Working, Vec::new()),
+            Err(RecvTimeoutError::Disconnected) => {
+                drop(say(stream, &ended(), Vec::new()));
+                return;
+            }
+        };
+        if told.is_err() {
+            return;
         }
     }
 }
@@ -296,7 +331,28 @@ mod tests {
         send(&stream, &call, MAX_CALL, &[]).unwrap();
         let (answer, _) = super::super::receive::<Answer>(&stream, MAX_ANSWER).unwrap();
         let Answer::Refused { message, .. } = answer else { panic!("{answer:?}") };
-        assert!(message.contains("version 1") && message.contains("version 2"), "{message}");
+        let versions = [VERSION, VERSION + 1].map(|version| format!("version {version}"));
+        assert!(versions.iter().all(|version| message.contains(version)), "{message}");
+    }
+
+    #[test]
+    fn events_are_told_until_the_supervisor_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut server = Server::listen(directory.path()).unwrap();
+        let connection = Connection::open(directory.path()).unwrap();
+        let client = thread::spawn(move || {
+            assert_eq!(connection.call(Request::Watch).unwrap().0, Answer::Watching);
+            let event = connection.next().unwrap();
+            (event, crate::text::chain(&connection.next().unwrap_err()))
+        });
+        let call = server.calls.blocking_recv().unwrap();
+        call.replier.answer(Answer::Watching);
+        // Longer than the supervisor may be silent.
+        thread::sleep(WORKING + Duration::from_millis(100));
+        assert!(call.replier.tell(Answer::OutOfMemory));
+        drop(call);
+        let (event, end) = client.join().unwrap();
+        assert_eq!((event, end.as_str()), (Answer::OutOfMemory, "the container has ended"));
     }
 
     #[test]

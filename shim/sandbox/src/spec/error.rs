@@ -89,6 +89,12 @@ pub enum SpecError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// An update that cannot be meant.
+    #[error("the limits cannot be changed: {problem}")]
+    Update {
+        /// What is wrong.
+        problem: String,
+    },
     /// The system call filter could not be compiled.
     #[error("{path} cannot be compiled to a system call filter")]
     Seccomp {

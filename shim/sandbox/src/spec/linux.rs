@@ -1,6 +1,7 @@
 //! `linux`: everything of it that has no file of its own.
 
 use crate::spec::Notes;
+use crate::spec::cgroups_path::{self, CgroupsPath};
 use crate::spec::devices;
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
@@ -38,10 +39,15 @@ pub(super) struct Linux {
     pub(super) propagation: u64,
     pub(super) personality: Option<u64>,
     pub(super) seccomp: Option<SeccompSpec>,
+    pub(super) cgroups_path: Option<CgroupsPath>,
 }
 
-/// Reads `linux`.
-pub(super) fn read(linux: &Fields<'_>, notes: &mut Notes) -> Result<Linux, SpecError> {
+/// Reads `linux`; `systemd` says which form `cgroupsPath` has.
+pub(super) fn read(
+    linux: &Fields<'_>,
+    systemd: bool,
+    notes: &mut Notes,
+) -> Result<Linux, SpecError> {
     linux.refuse(
         "intelRdt",
         "cache and bandwidth classes of the host are not there yet; remove it",
@@ -50,7 +56,6 @@ pub(super) fn read(linux: &Fields<'_>, notes: &mut Notes) -> Result<Linux, SpecE
     linux.refuse("timeOffsets", "time namespaces are not there yet; remove it")?;
     linux.refuse("netDevices", "a guest has no network device of the host; remove it")?;
     linux.refuse("memoryPolicy", "a guest has one NUMA node; remove it")?;
-    check_cgroups_path(linux, notes)?;
     let read = Linux {
         namespaces: namespaces::read(linux)?,
         devices: devices::read(linux)?,
@@ -67,28 +72,12 @@ pub(super) fn read(linux: &Fields<'_>, notes: &mut Notes) -> Result<Linux, SpecE
         },
         personality: read_personality(linux)?,
         seccomp: linux.get("seccomp").map(|node| seccomp::read(&node, notes)).transpose()?,
+        cgroups_path: cgroups_path::read(linux, systemd)?,
     };
     // Read by its own module, with the machine's size.
     drop(linux.get("resources"));
     linux.tell_unknown(notes);
     Ok(read)
-}
-
-/// The cgroup of the host bounds nothing that the machine's size does not bound, and is not made
-/// yet; what it is called is checked, so that a bundle that is wrong stays wrong.
-fn check_cgroups_path(linux: &Fields<'_>, notes: &mut Notes) -> Result<(), SpecError> {
-    let Some(node) = linux.get("cgroupsPath").filter(|node| !node.is_blank()) else {
-        return Ok(());
-    };
-    if node.text()?.split('/').any(|part| part == "..") {
-        return Err(node.invalid("it must not hold \"..\""));
-    }
-    notes.ignored.push(
-        "linux.cgroupsPath names a cgroup of the host, which is not made yet: limits hold inside \
-         the guest, and the virtual machine's size bounds what it takes from the host"
-            .to_owned(),
-    );
-    Ok(())
 }
 
 fn read_paths(linux: &Fields<'_>, name: &'static str) -> Result<Vec<String>, SpecError> {

@@ -7,7 +7,9 @@
 //! The document is walked as JSON, not deserialized into types: an error can then name the exact
 //! place, and a start does not pay for building what is used once.
 
+mod block_io;
 mod capabilities;
+mod cgroups_path;
 mod cpu_list;
 mod default;
 mod device_program;
@@ -26,8 +28,10 @@ mod resources;
 mod seccomp;
 #[cfg(test)]
 mod tests;
+mod update;
 mod vm;
 
+pub use cgroups_path::CgroupsPath;
 pub use cpu_list::CpuList;
 pub use default::default_config;
 pub use error::SpecError;
@@ -35,15 +39,19 @@ pub use exec::{ProcessChanges, ProcessFile, capability_bit};
 pub use features::features;
 pub use hooks::{Hook, Hooks};
 pub use mounts::SharePlan;
+pub use resources::HostLimit;
 pub use seccomp::SeccompSpec;
+pub use update::ResourceUpdate;
 pub use vm::{HostFacts, VmPlan};
+
+pub(crate) use vm::largest_limit;
 
 use crate::config::HostConfig;
 use crate::spec::json::{Fields, Node};
 use crate::spec::process::ProcessSpec;
 use agent_protocol::{
-    ContainerPlan, MountPlan, MountSource, ProcessPlan, RootPlan, SeccompPlan, StdioPlan,
-    WindowSize,
+    ContainerPlan, FileWrite, MountPlan, MountSource, ProcessPlan, RootPlan, SeccompPlan,
+    StdioPlan, WindowSize,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -73,6 +81,8 @@ pub struct Overrides {
     pub vcpus: Option<u32>,
     /// A terminal, whatever `process.terminal` says.
     pub terminal: bool,
+    /// `linux.cgroupsPath` has systemd's form.
+    pub systemd_cgroup: bool,
 }
 
 /// What a bundle means.
@@ -88,6 +98,10 @@ pub struct Plan {
     pub shares: Vec<SharePlan>,
     /// The container.
     pub container: ContainerSpec,
+    /// The container's cgroup on the host, if it is to have one.
+    pub cgroups_path: Option<CgroupsPath>,
+    /// Limits of that cgroup that hold for nothing in the guest.
+    pub host_limits: Vec<HostLimit>,
     /// Programs of the host to run.
     pub hooks: Hooks,
     /// The bundle's annotations.
@@ -179,7 +193,7 @@ impl Bundle {
         let process = process::read(&process, &mut notes)?;
         let resources = resources::read(Some(&linux), &mut notes)?;
         let vm = vm::plan(fields.fields("vm")?, &annotations, &resources, overrides, config, host)?;
-        let linux = linux::read(&linux, &mut notes)?;
+        let linux = linux::read(&linux, overrides.systemd_cgroup, &mut notes)?;
         let hooks = match fields.fields("hooks")? {
             Some(hooks) => hooks::read(&hooks, &mut notes)?,
             None => Hooks::default(),
@@ -213,6 +227,8 @@ impl Bundle {
             bundle: self.directory.clone(),
             vm,
             shares,
+            cgroups_path: linux.cgroups_path,
+            host_limits: resources.host,
             container: ContainerSpec { plan, seccomp: linux.seccomp, terminal, console_size },
             hooks,
             annotations: annotations
@@ -257,6 +273,12 @@ impl ContainerSpec {
     #[must_use]
     pub fn console_size(&self) -> Option<WindowSize> {
         self.console_size
+    }
+
+    /// Settings of its cgroup in the guest.
+    #[must_use]
+    pub fn settings(&self) -> &[FileWrite] {
+        &self.plan.cgroup.settings
     }
 
     /// The system call filter, to be compiled.

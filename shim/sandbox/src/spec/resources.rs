@@ -3,30 +3,55 @@
 //! config.json speaks of cgroup v1; the translation is the one that runc and crun use.
 
 use crate::spec::Notes;
+use crate::spec::block_io;
 use crate::spec::cpu_list::{self, CpuList};
 use crate::spec::device_program::{self, DeviceKind, DeviceRule};
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use agent_protocol::{CgroupPlan, FileWrite};
+use serde::{Deserialize, Serialize};
 
 /// Least memory of a container: less does not hold one process and its page tables.
 pub(super) const MIN_LIMIT_BYTES: i64 = 4 << 20;
 
-/// The host applies what concerns host devices, and does not do so yet.
-const HOST_DEVICES: &str = "limits on the host's block devices are not there yet; remove it, or \
-                            limit the file system that holds the bundle";
+/// What the values are for: quotas, for example, can be changed one half at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A new container: what is not given has the kernel's default.
+    Create,
+    /// A container that is there: what is not given stays as it is.
+    Update,
+}
 
 /// What `linux.resources` says.
 #[derive(Debug, Default)]
 pub(super) struct Resources {
     /// For the guest.
     pub(super) cgroup: CgroupPlan,
+    /// For the container's cgroup on the host and for nothing else: what concerns the host's own
+    /// devices and nodes.
+    pub(super) host: Vec<HostLimit>,
+    /// Period of the CPU quota in microseconds, if that is given without the quota.
+    pub(super) cpu_period: Option<u64>,
+    /// A limit holds only if no more memory than that is in use.
+    pub(super) check_before_update: bool,
     /// Memory of the container in bytes.
     pub(super) memory_bytes: Option<u64>,
     /// CPU time per time, rounded up to whole CPUs.
     pub(super) cpu_quota: Option<u64>,
     /// CPUs of the host that the machine may run on.
     pub(super) host_cpus: Option<CpuList>,
+}
+
+/// A value for an interface file of the container's cgroup on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLimit {
+    /// Names of the file, of which the first one that is there is written.
+    pub files: Vec<String>,
+    /// What is written.
+    pub value: String,
+    /// The property that asks for it.
+    pub asked_by: String,
 }
 
 /// Reads `linux.resources`; without it a container has the device rules that every one has.
@@ -37,29 +62,45 @@ pub(super) fn read(linux: Option<&Fields<'_>>, notes: &mut Notes) -> Result<Reso
         && let Some(fields) = linux.fields("resources")?
     {
         rules = read_rules(&fields)?;
-        if let Some(memory) = fields.fields("memory")? {
-            read_memory(&memory, &mut resources)?;
-            memory.tell_unknown(notes);
-        }
-        if let Some(cpu) = fields.fields("cpu")? {
-            read_cpu(&cpu, &mut resources)?;
-            cpu.tell_unknown(notes);
-        }
-        read_pids(&fields, &mut resources)?;
-        read_block_io(&fields)?;
-        read_huge_pages(&fields, &mut resources)?;
-        read_network(&fields)?;
-        fields.refuse("rdma", "the guest has no RDMA device; remove it")?;
-        read_unified(&fields, &mut resources)?;
-        fields.tell_unknown(notes);
+        read_limits(&fields, Purpose::Create, &mut resources, notes)?;
     }
     resources.cgroup.device_program = Some(device_program::compile(&rules));
     Ok(resources)
 }
 
+/// Everything but the rules for devices.
+pub(super) fn read_limits(
+    fields: &Fields<'_>,
+    purpose: Purpose,
+    resources: &mut Resources,
+    notes: &mut Notes,
+) -> Result<(), SpecError> {
+    if let Some(memory) = fields.fields("memory")? {
+        read_memory(&memory, resources)?;
+        memory.tell_unknown(notes);
+    }
+    if let Some(cpu) = fields.fields("cpu")? {
+        read_cpu(&cpu, purpose, resources)?;
+        cpu.tell_unknown(notes);
+    }
+    read_pids(fields, resources)?;
+    block_io::read(fields, resources, notes)?;
+    read_huge_pages(fields, resources)?;
+    read_network(fields)?;
+    fields.refuse("rdma", "the guest has no RDMA device; remove it")?;
+    read_unified(fields, resources)?;
+    fields.tell_unknown(notes);
+    Ok(())
+}
+
 impl Resources {
     fn set(&mut self, path: &str, value: impl Into<String>) {
         self.cgroup.settings.push(FileWrite { path: path.to_owned(), value: value.into() });
+    }
+
+    pub(super) fn set_on_host(&mut self, files: &[&str], value: String, asked_by: &str) {
+        let files = files.iter().map(|file| (*file).to_owned()).collect();
+        self.host.push(HostLimit { files, value, asked_by: asked_by.to_owned() });
     }
 }
 
@@ -134,7 +175,7 @@ fn read_memory(memory: &Fields<'_>, resources: &mut Resources) -> Result<(), Spe
     memory.refuse_true("disableOOMKiller", "cgroup v2 cannot switch it off; remove it")?;
     // Always so in cgroup v2.
     memory.boolean("useHierarchy")?;
-    memory.boolean("checkBeforeUpdate")?;
+    resources.check_before_update = memory.boolean("checkBeforeUpdate")?;
     // A guest has no swap: nothing is swapped however willing the kernel is.
     if let Some(node) = memory.get("swappiness")
         && node.integer::<u64>()? > 100
@@ -201,18 +242,25 @@ fn read_swap(
     Ok(())
 }
 
-fn read_cpu(cpu: &Fields<'_>, resources: &mut Resources) -> Result<(), SpecError> {
+fn read_cpu(
+    cpu: &Fields<'_>,
+    purpose: Purpose,
+    resources: &mut Resources,
+) -> Result<(), SpecError> {
     let real_time = "cgroup v2 has no real-time budget; remove it";
     cpu.refuse_number("realtimeRuntime", real_time)?;
     cpu.refuse_number("realtimePeriod", real_time)?;
-    cpu.refuse("mems", "a guest has one NUMA node; remove it")?;
+    if let Some(node) = cpu.get("mems").filter(|node| !node.is_blank()) {
+        cpu_list::parse(node.text()?).map_err(|problem| node.invalid(problem))?;
+        resources.set_on_host(&["cpuset.mems"], node.text()?.to_owned(), node.path());
+    }
     if let Some(node) = cpu.get("shares") {
         match node.integer::<u64>()? {
             0 => {}
             shares => resources.set("cpu.weight", weight_of_shares(shares).to_string()),
         }
     }
-    read_quota(cpu, resources)?;
+    read_quota(cpu, purpose, resources)?;
     if let Some(node) = cpu.get("burst") {
         match node.integer::<u64>()? {
             0 => {}
@@ -221,7 +269,9 @@ fn read_cpu(cpu: &Fields<'_>, resources: &mut Resources) -> Result<(), SpecError
     }
     if let Some(node) = cpu.get("idle") {
         match node.integer::<i64>()? {
-            0 => {}
+            // A container that is there may have been idle.
+            0 if purpose == Purpose::Create => {}
+            0 => resources.set("cpu.idle", "0"),
             1 => resources.set("cpu.idle", "1"),
             _ => return Err(node.invalid("it must be 0 or 1")),
         }
@@ -233,7 +283,11 @@ fn read_cpu(cpu: &Fields<'_>, resources: &mut Resources) -> Result<(), SpecError
     Ok(())
 }
 
-fn read_quota(cpu: &Fields<'_>, resources: &mut Resources) -> Result<(), SpecError> {
+fn read_quota(
+    cpu: &Fields<'_>,
+    purpose: Purpose,
+    resources: &mut Resources,
+) -> Result<(), SpecError> {
     /// Microseconds; the kernel's default.
     const PERIOD: u64 = 100_000;
     let period = match cpu.get("period") {
@@ -247,20 +301,27 @@ fn read_quota(cpu: &Fields<'_>, resources: &mut Resources) -> Result<(), SpecErr
     let quota = match cpu.get("quota") {
         None => None,
         Some(node) => match node.integer::<i64>()? {
-            ..=0 => None,
+            0 => None,
+            ..0 if purpose == Purpose::Create => None,
+            ..0 => Some("max".to_owned()),
             quota if quota < 1_000 => {
                 return Err(node.invalid("a quota is at least 1000 microseconds, or -1 for none"));
             }
-            quota => u64::try_from(quota).ok(),
+            quota => Some(quota.to_string()),
         },
     };
-    match (quota, period) {
-        (None, None) => {}
-        (None, Some(period)) => resources.set("cpu.max", format!("max {period}")),
-        (Some(quota), period) => {
+    match (quota, period, purpose) {
+        (None, None, _) => {}
+        (None, Some(period), Purpose::Create) => {
+            resources.set("cpu.max", format!("max {period}"));
+        }
+        (None, Some(period), Purpose::Update) => resources.cpu_period = Some(period),
+        // The kernel leaves the period alone.
+        (Some(quota), None, Purpose::Update) => resources.set("cpu.max", quota),
+        (Some(quota), period, _) => {
             let period = period.unwrap_or(PERIOD);
+            resources.cpu_quota = quota.parse().ok().map(|quota: u64| quota.div_ceil(period));
             resources.set("cpu.max", format!("{quota} {period}"));
-            resources.cpu_quota = Some(quota.div_ceil(period));
         }
     }
     Ok(())
@@ -278,22 +339,6 @@ fn read_pids(fields: &Fields<'_>, resources: &mut Resources) -> Result<(), SpecE
         None | Some(0) => {}
         Some(limit) if limit > 0 => resources.set("pids.max", limit.to_string()),
         Some(_) => resources.set("pids.max", "max"),
-    }
-    Ok(())
-}
-
-fn read_block_io(fields: &Fields<'_>) -> Result<(), SpecError> {
-    let Some(io) = fields.fields("blockIO")? else { return Ok(()) };
-    io.refuse_number("weight", HOST_DEVICES)?;
-    io.refuse_number("leafWeight", HOST_DEVICES)?;
-    for name in [
-        "weightDevice",
-        "throttleReadBpsDevice",
-        "throttleWriteBpsDevice",
-        "throttleReadIOPSDevice",
-        "throttleWriteIOPSDevice",
-    ] {
-        io.refuse(name, HOST_DEVICES)?;
     }
     Ok(())
 }
@@ -330,19 +375,26 @@ fn read_unified(fields: &Fields<'_>, resources: &mut Resources) -> Result<(), Sp
                 return Err(node.invalid(format!("{name:?} is no name of a cgroup file")));
             }
             "cpu" | "memory" | "pids" | "hugetlb" => {}
+            // Block devices are the host's, and the VMM is who reads and writes them.
+            "io" if matches!(name, "io.weight" | "io.bfq.weight" | "io.max" | "io.latency") => {
+                let asked_by = format!("{}[{name:?}]", node.path());
+                resources.set_on_host(&[name], value.to_owned(), &asked_by);
+                continue;
+            }
             "cpuset" | "io" => {
                 return Err(node.unsupported(
-                    "a guest has neither the host's CPUs nor its block devices; remove cpuset.* and io.*",
+                    "of io.* there are io.weight, io.bfq.weight, io.max and io.latency; for \
+                     cpuset.* use cpu.cpus and cpu.mems",
                 ));
             }
             _ => {
                 return Err(node.invalid(format!(
-                    "{name:?}: the guest's controllers are cpu, memory, pids and hugetlb"
+                    "{name:?}: the controllers are cpu, memory, pids, hugetlb and io"
                 )));
             }
         }
         if name == "memory.max"
-            && let Ok(bytes) = value.trim().parse::<u64>()
+            && let Some(bytes) = parse_bytes(value)
         {
             if i64::try_from(bytes).is_ok_and(|bytes| bytes < MIN_LIMIT_BYTES) {
                 return Err(node.invalid(format!(
@@ -350,10 +402,23 @@ fn read_unified(fields: &Fields<'_>, resources: &mut Resources) -> Result<(), Sp
                 )));
             }
             resources.memory_bytes = Some(bytes);
+            // Whoever reads it next needs no units.
+            resources.set(name, bytes.to_string());
+            continue;
         }
         resources.set(name, value);
     }
     Ok(())
+}
+
+/// A number of bytes as Linux takes it, with K, M, G, T or P behind it for larger units.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = text.strip_prefix(number)?.to_ascii_lowercase();
+    let shift = ["", "k", "m", "g", "t", "p"].iter().position(|name| *name == unit)?;
+    let number: u64 = number.parse().ok()?;
+    number.checked_mul(1 << (10 * u32::try_from(shift).ok()?))
 }
 
 #[cfg(test)]
@@ -400,9 +465,58 @@ mod tests {
                 vec!["hugetlb.2MB.max=4096"],
             ),
             (json!({ "unified": { "memory.high": "1000000" } }), vec!["memory.high=1000000"]),
+            (json!({ "unified": { "memory.max": "64M" } }), vec!["memory.max=67108864"]),
+            (json!({ "unified": { "memory.max": "max" } }), vec!["memory.max=max"]),
         ] {
             assert_eq!(settings(resources.clone()), expected, "{resources}");
         }
+    }
+
+    fn update(resources: Value) -> Resources {
+        let mut update = Resources::default();
+        let fields = Node::document(&resources).fields().unwrap();
+        read_limits(&fields, Purpose::Update, &mut update, &mut Notes::default()).unwrap();
+        update
+    }
+
+    #[test]
+    fn an_update_leaves_alone_what_it_does_not_name() {
+        let shown = |resources: Value| {
+            let settings = update(resources).cgroup.settings;
+            settings.iter().map(|write| format!("{}={}", write.path, write.value)).collect()
+        };
+        let expect = |resources: Value, expected: &[&str]| {
+            let settings: Vec<String> = shown(resources);
+            assert_eq!(settings, expected);
+        };
+        expect(json!({ "cpu": { "quota": 50_000 } }), &["cpu.max=50000"]);
+        expect(json!({ "cpu": { "quota": -1 } }), &["cpu.max=max"]);
+        expect(json!({ "cpu": { "quota": 5000, "period": 10_000 } }), &["cpu.max=5000 10000"]);
+        expect(json!({ "cpu": { "period": 10_000 } }), &[]);
+        expect(json!({ "cpu": { "idle": 0 } }), &["cpu.idle=0"]);
+        expect(json!({ "memory": { "limit": 0 }, "pids": { "limit": 0 } }), &[]);
+        assert_eq!(update(json!({ "cpu": { "period": 10_000 } })).cpu_period, Some(10_000));
+    }
+
+    #[test]
+    fn what_concerns_devices_and_nodes_is_the_hosts() {
+        let host = |resources: Value| {
+            let limits = of(resources).unwrap().host;
+            let shown = |limit: &HostLimit| format!("{}={}", limit.files.join("|"), limit.value);
+            limits.iter().map(shown).collect::<Vec<_>>()
+        };
+        assert_eq!(host(json!({ "cpu": { "mems": "0-1" } })), ["cpuset.mems=0-1"]);
+        assert_eq!(host(json!({ "unified": { "io.max": "8:0 rbps=1" } })), ["io.max=8:0 rbps=1"]);
+        assert_eq!(host(json!({ "blockIO": { "weight": 0 } })), [""; 0]);
+        assert_eq!(host(json!({ "blockIO": { "weight": 500 } })), ["io.bfq.weight|io.weight=500"]);
+        let rates = json!({ "blockIO": {
+            "weightDevice": [{ "major": 8, "minor": 0, "weight": 10 }],
+            "throttleReadBpsDevice": [{ "major": 8, "minor": 0, "rate": 1000 }],
+            "throttleWriteIOPSDevice": [{ "major": 8, "minor": 16, "rate": 0 }],
+        } });
+        let expected =
+            ["io.bfq.weight|io.weight=8:0 10", "io.max=8:0 rbps=1000", "io.max=8:16 wiops=max"];
+        assert_eq!(host(rates), expected);
     }
 
     #[test]
@@ -427,19 +541,20 @@ mod tests {
             ),
             (json!({ "memory": { "swappiness": 101 } }), "linux.resources.memory.swappiness"),
             (json!({ "cpu": { "realtimeRuntime": 1 } }), "linux.resources.cpu.realtimeRuntime"),
-            (json!({ "cpu": { "mems": "0" } }), "linux.resources.cpu.mems"),
+            (json!({ "cpu": { "mems": "x" } }), "linux.resources.cpu.mems"),
             (json!({ "cpu": { "cpus": "x" } }), "linux.resources.cpu.cpus"),
             (json!({ "cpu": { "period": 1 } }), "linux.resources.cpu.period"),
             (json!({ "cpu": { "quota": 1 } }), "linux.resources.cpu.quota"),
-            (json!({ "blockIO": { "weight": 100 } }), "linux.resources.blockIO.weight"),
+            (json!({ "blockIO": { "weight": 9 } }), "linux.resources.blockIO.weight"),
+            (json!({ "blockIO": { "leafWeight": 100 } }), "linux.resources.blockIO.leafWeight"),
             (
                 json!({ "blockIO": { "throttleReadBpsDevice": [{}] } }),
-                "linux.resources.blockIO.throttleReadBpsDevice",
+                "linux.resources.blockIO.throttleReadBpsDevice[0].major",
             ),
             (json!({ "network": { "classID": 1 } }), "linux.resources.network.classID"),
             (json!({ "rdma": { "mlx5_1": {} } }), "linux.resources.rdma"),
             (json!({ "unified": { "../x.y": "1" } }), "linux.resources.unified"),
-            (json!({ "unified": { "io.max": "1" } }), "linux.resources.unified"),
+            (json!({ "unified": { "io.stat": "1" } }), "linux.resources.unified"),
             (json!({ "unified": { "cgroup.procs": "1" } }), "linux.resources.unified"),
             (
                 json!({ "hugepageLimits": [{ "pageSize": "4KB", "limit": 1 }] }),

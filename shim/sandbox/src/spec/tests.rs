@@ -265,7 +265,7 @@ fn unknown_properties_are_ignored_with_a_warning() {
 fn the_command_line_decides_about_the_machine() {
     let bundle = Bundle::from_document("/bundle".into(), without("/linux/resources"));
     let plan = |memory_mib, vcpus| {
-        let overrides = Overrides { memory_mib, vcpus, terminal: false };
+        let overrides = Overrides { memory_mib, vcpus, ..Overrides::default() };
         bundle.plan("c", &overrides, &HostConfig::default(), HOST)
     };
     let vm = plan(Some(256), Some(1)).unwrap().vm;

@@ -102,6 +102,16 @@ fn memory_for(limit_bytes: Option<u64>, default_mib: u32, host: HostFacts) -> u3
     }
 }
 
+/// The largest limit, in bytes, that a machine with so much memory has room for.
+pub(crate) fn largest_limit(memory_mib: u32) -> u64 {
+    let room = u64::from(memory_mib).saturating_sub(OVERHEAD_MIB);
+    let mib = room.saturating_mul(TABLES_PART) / (TABLES_PART + 1);
+    // The division by parts has lost up to one.
+    let fits = |limit: u64| limit + limit / TABLES_PART <= room;
+    let mib = if fits(mib + 1) { mib + 1 } else { mib };
+    mib << 20
+}
+
 /// As many as the container may use at once; never more than the host has.
 fn vcpus_for(resources: &Resources, default: u32, host: HostFacts) -> u32 {
     let quota = resources.cpu_quota.map(|cpus| u32::try_from(cpus).unwrap_or(u32::MAX));
@@ -216,6 +226,15 @@ mod tests {
         assert_eq!(memory_for(Some(u64::MAX), 2048, HOST), 16_384);
         let small = HostFacts { cpus: 1, memory_mib: 512 };
         assert_eq!(memory_for(None, 2048, small), 512);
+    }
+
+    #[test]
+    fn a_machine_has_room_for_the_limit_that_it_was_made_for() {
+        for mib in [4, 32, 33, 100, 256, 1000, 4097] {
+            let machine = memory_for(Some(mib << 20), 2048, HostFacts { cpus: 1, ..HOST });
+            assert_eq!(largest_limit(machine), mib << 20, "{machine}");
+        }
+        assert_eq!(largest_limit(48), 0);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(crate) use record::Record;
 pub use record::{End, Status};
 
 use crate::container_id::ContainerId;
+use crate::host_cgroup;
 use crate::process::ProcessRef;
 use crate::spec::Plan;
 use lock::LOCK_DEADLINE;
@@ -393,6 +394,10 @@ fn recover(path: &Path, id: &ContainerId) -> Result<(), StoreError> {
         if let Some(vmm) = record.vmm {
             vmm.kill();
         }
+        if let Some(cgroup) = &record.cgroup {
+            host_cgroup::remove(cgroup, record.vmm.is_some())
+                .map_err(|error| failed(&cgroup.path)(io::Error::other(error)))?;
+        }
     }
     remove_files(path)
 }
@@ -534,7 +539,7 @@ mod tests {
         record.version += 1;
         std::fs::write(claimed.path.join(STATE), serde_json::to_vec(&record).unwrap()).unwrap();
         let error = Stored::load(root.path(), &id()).unwrap_err();
-        assert!(crate::text::chain(&error).contains("it has version 3"), "{error}");
+        assert!(crate::text::chain(&error).contains("it has version 4"), "{error}");
         assert!(Stored::list(root.path()).unwrap().is_empty());
     }
 }

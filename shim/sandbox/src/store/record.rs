@@ -1,6 +1,7 @@
 //! `state.json`: what is written down about a container.
 
 use crate::container_id::ContainerId;
+use crate::host_cgroup::CgroupRecord;
 use crate::process::ProcessRef;
 use crate::spec::{Hook, Plan};
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Version of the format. A file of another version is nobody's container.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// Where a container is in its life, in the words of the specification (runtime.md, State) and,
 /// for a paused one, of runc.
@@ -68,6 +69,8 @@ pub(crate) struct Record {
     pub(crate) supervisor: ProcessRef,
     /// The virtual machine, once there is one.
     pub(crate) vmm: Option<ProcessRef>,
+    /// The container's cgroup on the host, written down before it is made.
+    pub(crate) cgroup: Option<CgroupRecord>,
     pub(crate) end: Option<End>,
     /// Hooks that `delete` runs.
     pub(crate) after_stop: Vec<Hook>,
@@ -89,6 +92,7 @@ impl Record {
             status: Status::Creating,
             supervisor,
             vmm: None,
+            cgroup: None,
             end: None,
             after_stop: plan.hooks.after_stop.clone(),
         }

@@ -5,23 +5,28 @@
 //! (the agent's answers, hooks) runs in tasks that report back, so that a slow guest holds up
 //! neither the end of the container nor another command.
 
+mod operations;
+
 use crate::control::{Answer, Call, Clients, ExecRequest, Replier, Request, Server};
 use crate::create::{Guest, Ready};
 use crate::detach::Handover;
 use crate::error::SandboxError;
 use crate::error_kind::ErrorKind;
 use crate::hooks::{self, ContainerState, HookError};
+use crate::host_cgroup::HostCgroup;
+use crate::limits_change::{LimitsChange, next_change};
 use crate::policy::{self, Operation, SignalAction, Situation};
 use crate::processes::Processes;
+use crate::refusal::signal_answer;
 use crate::signals::{Received, Signals};
 use crate::spec::Hooks;
 use crate::stdio::{Relays, Streams};
-use crate::store::{End, Status};
+use crate::store::{End, StateDir, Status, StoreError};
 use crate::terminal::{HostTerminal, RawMode};
 use crate::timeline::{Moment, Timeline};
 use crate::vm_process::VmError;
 use agent_client::{ClientError, Started};
-use agent_protocol::{AgentError, Event, ExitStatus, INIT_PROCESS};
+use agent_protocol::{Event, ExitStatus, INIT_PROCESS};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -36,6 +41,8 @@ const LAST_EXITS: Duration = Duration::from_secs(1);
 /// Bytes of the reason that is written down.
 const MAX_REASON: usize = 8 << 10;
 const SIGKILL: u8 = 9;
+/// Processes that wait for a machine to be resumed; each holds its request, up to 16 MiB.
+const MAX_HELD_PROCESSES: usize = 16;
 
 /// How a container ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +108,12 @@ pub(crate) struct Supervisor {
     clients: Clients,
     /// Signals that wait for a paused machine.
     held_back: Vec<u8>,
+    /// Processes that wait for a paused machine.
+    held_processes: Vec<(ExecRequest, Replier)>,
+    /// Who is told of events.
+    watchers: Vec<Replier>,
+    /// Limits that are being changed.
+    change: Option<LimitsChange>,
     /// SIGKILL has not been delivered.
     unanswered: (mpsc::Sender<()>, mpsc::Receiver<()>),
 }
@@ -130,6 +143,9 @@ impl Supervisor {
             calls: server.calls,
             clients: server.clients,
             held_back: Vec::new(),
+            held_processes: Vec::new(),
+            watchers: Vec::new(),
+            change: None,
             unanswered: mpsc::channel(1),
         };
         match owner {
@@ -150,6 +166,7 @@ impl Supervisor {
         timeline: &mut Timeline,
     ) -> Result<Exit, SandboxError> {
         let result = self.see_to_the_end(signals, timeline).await;
+        let result = result.map_err(|error| self.blame_host(error));
         drop(self.raw_mode.take());
         self.refuse_start(&result);
         if let Err(error) = &result {
@@ -157,6 +174,17 @@ impl Supervisor {
         }
         self.clear_away(&result).await;
         result
+    }
+
+    /// Why a machine died that the host's kernel has killed.
+    fn blame_host(&self, error: SandboxError) -> SandboxError {
+        let host_killed = self.guest.cgroup.as_ref().is_some_and(HostCgroup::oom_killed);
+        match error {
+            SandboxError::VmDied { end, console } if host_killed => {
+                SandboxError::HostOutOfMemory { end, console }
+            }
+            other => other,
+        }
     }
 
     async fn see_to_the_end(
@@ -224,6 +252,7 @@ impl Supervisor {
                     return Ok(Exit { status: 128 | SIGKILL, out_of_memory: false });
                 }
                 outcome = self.processes.next_started() => self.processes.on_started(outcome),
+                done = next_change(&mut self.change) => self.on_changed(done),
                 Some(call) = self.calls.recv() => self.on_call(call).await?,
             }
         }
@@ -248,7 +277,19 @@ impl Supervisor {
 
     /// The container's end, if the event is that.
     fn on_event(&mut self, event: Event, timeline: &mut Timeline) -> Option<Exit> {
-        let Event::ProcessExited { container, process, status, oom_killed, at_ns } = event;
+        let (container, process, status, oom_killed, at_ns) = match event {
+            Event::OutOfMemory { container, kills, at_ns: _ } => {
+                if container == self.guest.id.as_str() {
+                    // No more than this: a guest could fill a log with it.
+                    tracing::debug!("the guest's kernel has killed {kills} processes for memory");
+                    self.watchers.retain(|watcher| watcher.tell(Answer::OutOfMemory));
+                }
+                return None;
+            }
+            Event::ProcessExited { container, process, status, oom_killed, at_ns } => {
+                (container, process, status, oom_killed, at_ns)
+            }
+        };
         if container == self.guest.id.as_str() && self.processes.on_exit(&process, status) {
             return None;
         }
@@ -366,11 +407,23 @@ impl Supervisor {
             Request::Pause => Operation::Pause,
             Request::Resume => Operation::Resume,
             Request::Exec(_) => Operation::Exec,
+            Request::Processes { .. } => Operation::Processes,
+            Request::Statistics => Operation::Statistics,
+            Request::Update(_) => Operation::Update,
+            Request::Watch => Operation::Watch,
             Request::SignalProcess { .. } | Request::ResizeProcess { .. } => {
                 self.on_process_call(request, replier);
                 return Ok(());
             }
         };
+        if let Request::Exec(request) = &request
+            && request.waits_for_resume
+            && self.status == Status::Paused
+        {
+            let request = ExecRequest::clone(request);
+            self.hold_process(request, replier);
+            return Ok(());
+        }
         if let Err(problem) = policy::on_call(self.status, operation) {
             replier.answer(self.refusal(problem));
             return Ok(());
@@ -390,8 +443,31 @@ impl Supervisor {
                 self.send(signal, all, Some(replier));
                 return Ok(());
             }
+            // A guest that stands still would leave them half changed.
+            Request::Pause if self.change.is_some() => {
+                Err("its limits are being changed; pause it again".to_owned())
+            }
             Request::Pause => self.pause().await?,
             Request::Resume => self.resume().await?,
+            Request::Processes { after } => {
+                self.list_processes(after, replier);
+                return Ok(());
+            }
+            Request::Statistics => {
+                self.read_statistics(replier);
+                return Ok(());
+            }
+            Request::Update(update) => {
+                self.begin_change(*update, replier);
+                return Ok(());
+            }
+            Request::Watch => {
+                // Those whose clients have gone make room.
+                self.watchers.retain(|watcher| watcher.is_heard());
+                replier.answer(Answer::Watching);
+                self.watchers.push(replier);
+                return Ok(());
+            }
             Request::SignalProcess { .. } | Request::ResizeProcess { .. } => Ok(()),
         };
         replier.answer(match done {
@@ -477,7 +553,20 @@ impl Supervisor {
         for signal in std::mem::take(&mut self.held_back) {
             self.send(signal, false, None);
         }
+        for (request, replier) in std::mem::take(&mut self.held_processes) {
+            self.exec(request, replier).await?;
+        }
         Ok(Ok(()))
+    }
+
+    /// Keeps a process until the machine goes on; its client is told every second that it waits.
+    fn hold_process(&mut self, request: ExecRequest, replier: Replier) {
+        if self.held_processes.len() >= MAX_HELD_PROCESSES {
+            let problem = format!("{MAX_HELD_PROCESSES} processes wait for it to be resumed");
+            replier.answer(self.refusal(&problem));
+            return;
+        }
+        self.held_processes.push((request, replier));
     }
 
     /// Asks the VMM, which answers at once or is broken. The inner error is its refusal.
@@ -583,21 +672,39 @@ impl Supervisor {
     /// Ends the machine. Its memory is given back while the state is removed. A container that was
     /// created leaves its state for `delete`.
     async fn clear_away(self, result: &Result<Exit, SandboxError>) {
-        let Self { guest, calls, clients, .. } = self;
-        let Guest { vm, mut state, .. } = guest;
+        let Self { guest, calls, clients, watchers, held_processes, change, .. } = self;
+        let Guest { vm, mut cgroup, mut state, .. } = guest;
         vm.kill();
         // Calls that are still waiting are refused.
-        drop(calls);
-        let written = if state.is_kept() { state.set_end(end_of(result)) } else { state.remove() };
-        if let Err(error) = written {
-            tracing::warn!("{}", crate::text::chain(&error));
+        drop((calls, watchers, held_processes, change));
+        if state.is_kept() {
+            // `delete` removes it; until then it says what the container has used.
+            cgroup.iter_mut().for_each(HostCgroup::keep);
+        }
+        if cgroup.is_none() || state.is_kept() {
+            tell_written(write_end(&mut state, result));
         }
         if let Err(error) = vm.stop().await {
             tracing::warn!("the virtual machine could not be waited for: {error}");
         }
+        if cgroup.is_some() && !state.is_kept() {
+            // What is written down goes after what it speaks of.
+            drop(cgroup.take());
+            tell_written(write_end(&mut state, result));
+        }
         // On a thread: tasks that have an answer go on.
         let finished = tokio::task::spawn_blocking(move || clients.finish(LAST_ANSWERS));
         drop(finished.await);
+    }
+}
+
+fn write_end(state: &mut StateDir, result: &Result<Exit, SandboxError>) -> Result<(), StoreError> {
+    if state.is_kept() { state.set_end(end_of(result)) } else { state.remove() }
+}
+
+fn tell_written(written: Result<(), StoreError>) {
+    if let Err(error) = written {
+        tracing::warn!("{}", crate::text::chain(&error));
     }
 }
 
@@ -613,25 +720,6 @@ fn end_of(result: &Result<Exit, SandboxError>) -> End {
             reason.truncate(length);
             End { status: error.kind().exit_status(), reason: Some(reason) }
         }
-    }
-}
-
-fn signal_answer(id: &str, sent: &Result<(), ClientError>) -> Answer {
-    use agent_protocol::ErrorKind as Kind;
-    match sent {
-        Ok(()) => Answer::Done,
-        // It ended between the decision and the signal.
-        Err(
-            ClientError::Agent(AgentError { kind: Kind::WrongState | Kind::NotFound, .. })
-            | ClientError::Closed,
-        ) => {
-            let message = format!("container \"{id}\": container not running");
-            Answer::refused(ErrorKind::Refused, message)
-        }
-        Err(error @ ClientError::Deadline { .. }) => {
-            Answer::refused(ErrorKind::Deadline, crate::text::chain(error))
-        }
-        Err(error) => Answer::refused(ErrorKind::Refused, crate::text::chain(error)),
     }
 }
 
