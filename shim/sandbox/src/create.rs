@@ -7,6 +7,7 @@
 //!                   open files         agent's connection
 //! ```
 
+use crate::caller_limits;
 use crate::config::{HostConfig, Parts};
 use crate::console::Console;
 use crate::container_id::ContainerId;
@@ -223,7 +224,8 @@ impl Prepared {
         deadline: Duration,
     ) -> Booted {
         let files = single_files(&self.files.shares);
-        let plan = self.container.finish(&files, seccomp, stdio);
+        let mut plan = self.container.finish(&files, seccomp, stdio);
+        caller_limits::complete(&mut plan.init.rlimits);
         let Connection { client, hello: _, events } = connection;
         Booted {
             guest: Guest { id: self.id, client, events, vm, state: self.state, deadline },

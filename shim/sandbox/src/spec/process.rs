@@ -52,6 +52,9 @@ const SCHEDULER_FLAGS: [(&str, u64); 7] = [
 const IO_CLASSES: [(&str, u8); 3] =
     [("IOPRIO_CLASS_RT", 1), ("IOPRIO_CLASS_BE", 2), ("IOPRIO_CLASS_IDLE", 3)];
 
+/// What (uid_t) -1 and (gid_t) -1 are.
+const NO_ID: u32 = u32::MAX;
+
 /// A process before its streams are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProcessSpec {
@@ -153,15 +156,23 @@ fn read_user(fields: &Fields<'_>) -> Result<UserPlan, SpecError> {
         return Err(node.invalid("a umask is at most 511 (octal 777)"));
     }
     Ok(UserPlan {
-        uid: fields.integer("uid")?.unwrap_or(0),
-        gid: fields.integer("gid")?.unwrap_or(0),
+        uid: fields.get("uid").map_or(Ok(0), |node| read_id(&node))?,
+        gid: fields.get("gid").map_or(Ok(0), |node| read_id(&node))?,
         additional_gids: fields
             .items("additionalGids")?
             .iter()
-            .map(Node::integer)
+            .map(read_id)
             .collect::<Result<_, _>>()?,
         umask: umask.map(|node| node.integer()).transpose()?,
     })
+}
+
+/// The largest number of 32 bits means "leave it as it is" to setresuid(2), which is root here.
+fn read_id(node: &Node<'_>) -> Result<u32, SpecError> {
+    match node.integer()? {
+        NO_ID => Err(node.invalid("it is the number that stands for no user and no group")),
+        id => Ok(id),
+    }
 }
 
 fn read_rlimits(fields: &Fields<'_>) -> Result<Vec<Rlimit>, SpecError> {
