@@ -6,6 +6,7 @@ use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use agent_protocol::Capabilities;
 use agent_protocol::{IoPriority, Rlimit, Scheduler, UserPlan, WindowSize};
+use std::collections::HashMap;
 
 /// RLIMIT_* names by number (getrlimit(2), `asm-generic/resource.h`).
 const RLIMITS: [&str; 16] = [
@@ -126,14 +127,23 @@ fn read_args(fields: &Fields<'_>) -> Result<Vec<String>, SpecError> {
 
 fn read_env(fields: &Fields<'_>) -> Result<Vec<String>, SpecError> {
     let Some(node) = fields.get("env") else { return Ok(Vec::new()) };
-    let env = node.texts()?;
-    for (index, variable) in env.iter().enumerate() {
-        if variable.split_once('=').is_none_or(|(name, _)| name.is_empty()) {
+    let mut env: Vec<String> = Vec::new();
+    let mut places = HashMap::new();
+    for (index, variable) in node.texts()?.into_iter().enumerate() {
+        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
             let item = node.items()?.swap_remove(index);
             return Err(item.invalid("a variable of the environment is NAME=value"));
+        };
+        // getenv(3) finds the first of two; what is meant is the last (runc, crun).
+        match places.get(name).and_then(|place: &usize| env.get_mut(*place)) {
+            Some(earlier) => variable.clone_into(earlier),
+            None => {
+                places.insert(name, env.len());
+                env.push(variable.to_owned());
+            }
         }
     }
-    Ok(owned(env))
+    Ok(env)
 }
 
 fn read_cwd(fields: &Fields<'_>) -> Result<String, SpecError> {

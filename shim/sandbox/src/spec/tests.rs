@@ -57,7 +57,7 @@ fn the_default_document_becomes_a_plan() {
 fn every_field_of_a_process_is_carried_over() {
     let process = json!({
         "terminal": true, "consoleSize": { "height": 24, "width": 80 },
-        "args": ["/bin/a", "b"], "env": ["A=1", "B="], "cwd": "/work",
+        "args": ["/bin/a", "b"], "env": ["A=0", "B=", "A=1"], "cwd": "/work",
         "user": { "uid": 7, "gid": 8, "umask": 0o77, "additionalGids": [1, 2] },
         "capabilities": { "ambient": ["CAP_CHOWN"] },
         "rlimits": [{ "type": "RLIMIT_CORE", "soft": 0, "hard": u64::MAX }],
