@@ -58,9 +58,9 @@ impl Detached {
         words: &[&str],
     ) -> (Self, Outcome) {
         set_child_subreaper(Some(rustix::process::getpid())).expect("a process may reap");
-        let id = lab.new_id();
+        let id = lab.new_id_of(runtime);
         let container =
-            Self { program: program(runtime), directory: lab.directory(&id), id, deleted: false };
+            Self { program: runtime.program(), directory: lab.directory(&id), id, deleted: false };
         let outcome = Invocation::new(container.program)
             .args(words)
             .args(&["--pid-file"])
@@ -264,11 +264,4 @@ pub fn take_master(socket: &Path) -> std::thread::JoinHandle<OwnedFd> {
         });
         fds.next().expect("a descriptor comes with it")
     })
-}
-
-fn program(runtime: Runtime) -> &'static str {
-    match runtime {
-        Runtime::Ringfence => "ringfence",
-        Runtime::Crun => "crun",
-    }
 }

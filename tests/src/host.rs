@@ -12,6 +12,7 @@ use crate::command::MARK;
 const PLACES: &[(&str, usize)] = &[
     ("/run/ringfence", 8),
     ("/run/crun", 8),
+    ("/run/runc", 8),
     ("/run/netns", 1),
     ("/run", 1),
     ("/tmp", 1),
@@ -25,7 +26,7 @@ const PLACES: &[(&str, usize)] = &[
 /// The state roots themselves stay, with ringfence's lock and crun's compiled filters: they belong to
 /// the runtime, not to a container.
 const MAY_STAY: &[&str] =
-    &["/run/ringfence", "/run/ringfence/@lock", "/run/crun", "/run/crun/.cache"];
+    &["/run/ringfence", "/run/ringfence/@lock", "/run/crun", "/run/crun/.cache", "/run/runc"];
 
 /// The host's objects that a run could leave behind, each as a line of text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +85,7 @@ pub struct Process {
     pub shown: String,
 }
 
-/// Every process that a run of a test started, or that is part of ringfence or of crun.
+/// Every process that a run of a test started, or that is part of a runtime.
 #[must_use]
 pub fn processes() -> Vec<Process> {
     let own = std::process::id();
@@ -106,6 +107,7 @@ pub fn processes() -> Vec<Process> {
             .any(|variable| variable.split_once('=').is_some_and(|(variable, _)| variable == MARK));
         let ours = command.starts_with("ringfence")
             || command.starts_with("crun")
+            || command.starts_with("runc")
             || program
                 .file_name()
                 .is_some_and(|program| program.to_string_lossy().starts_with("ringfence"));
