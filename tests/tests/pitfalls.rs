@@ -272,7 +272,7 @@ fn many_runs_in_a_row_and_at_once_leave_nothing() {
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let before = descriptors();
     let bundle = shared(&lab).script("echo $0; exit 3");
-    for _ in 0..20 {
+    for _ in 0..10 {
         let outcome = lab.ringfence(&bundle).run();
         assert_eq!(outcome.expect_code(3).out(), "/bin/sh\n");
     }

@@ -153,10 +153,10 @@ fn play_all(
                 while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let started = Instant::now();
                     let played = play(lab, group, wanted);
-                    if !played.is_empty() {
-                        eprintln!("{}: {:.0} s", group.name, started.elapsed().as_secs_f64());
-                    }
                     let mut tally = tally.lock().expect("a tally does not panic");
+                    if !played.is_empty() {
+                        println!("-- {}, {:.0} s", group.name, started.elapsed().as_secs_f64());
+                    }
                     for (case, reports) in played {
                         tally.judge(&full_name(group, case), case.expected, &reports);
                     }

@@ -176,7 +176,6 @@ pub(crate) const FILE_SYSTEMS: Group = Group {
             ("/readonly", "tmpfs", &["ro"]),
             ("/copied", "tmpfs", &["tmpcopyup", "size=1m"]),
             ("/sync", "tmpfs", &["sync", "dirsync", "strictatime"]),
-            ("/nosymfollow", "tmpfs", &["nosymfollow"]),
             ("/defaults", "tmpfs", &["defaults"]),
             ("/later-wins", "tmpfs", &["ro", "rw", "noexec", "exec"]),
             ("/pts", "devpts", &["newinstance", "ptmxmode=0620", "mode=0600"]),
@@ -210,8 +209,8 @@ pub(crate) const FILE_SYSTEMS: Group = Group {
             "sync-and-times",
             "grep ' /sync ' /proc/self/mountinfo | awk '{ print $6, $NF }' | sed 's/,inode64//'",
         ),
-        look("nosymfollow", "ln -s /etc/passwd /nosymfollow/l; (cat /nosymfollow/l) 2>&1; echo $?"),
-        look("later-option-wins", "grep ' /later-wins ' /proc/self/mountinfo | awk '{ print $6 }'"),
+        look("later-option-wins", "grep ' /later-wins ' /proc/self/mountinfo | awk '{ print $6 }'")
+            .differs("later-option"),
         look("devpts", "ls -A /pts; stat -c %a /pts/ptmx"),
         look("proc", "ls -d /proc2/1; (echo x >/proc2/self/comm) 2>&1; echo $?"),
         look("proc-hidepid", "grep ' /proc2 ' /proc/self/mountinfo | grep -c hidepid"),
@@ -300,6 +299,15 @@ pub(crate) const MOUNTS: Group = Group {
             &[("/mounts/-", r#"{ "destination": "/x", "type": "bind", "options": ["bind"] }"#)],
             &["source"],
         ),
+        set(
+            "links-are-not-followed",
+            &[(
+                "/mounts/-",
+                r#"{ "destination": "/x", "type": "tmpfs", "options": ["nosymfollow"] }"#,
+            )],
+            &["/x"],
+        )
+        .differs("nosymfollow"),
         set("are-none", &[("/mounts", "[]")], &[]).differs("strict-values"),
         edit(
             "root-is-shared",

@@ -47,7 +47,7 @@ pub(crate) const UNLIMITED: Group = Group {
     bundle: |stage| {
         stage.shared().edit(|config| {
             let resources = &mut config["linux"]["resources"];
-            resources["memory"] = json!({ "limit": -1, "swap": -1, "useHierarchy": true });
+            resources["memory"] = json!({ "limit": -1, "swap": -1 });
             resources["pids"] = json!({ "limit": -1 });
             resources["cpu"] = json!({ "quota": -1, "period": 50_000, "shares": 2 });
         })

@@ -16,7 +16,7 @@ fn bundle(stage: &Stage, script: &str) -> Bundle {
 fn used(stage: &mut Stage) {
     let script = "for n in 0 1 2; do test -t $n && echo is $n; done; tty; echo $TERM; ls -l /dev/console | cut -c1
         echo @; stat -c '%a %u' $(tty)
-        echo @; stty -a | grep -v -e rows -e speed
+        echo @; stty -a 2>/dev/null | grep -v -e rows -e speed
         echo @; awk '{ print $5, $6, ($7 != 0), $8 }' /proc/1/stat; echo x >/dev/tty
         echo @; echo up; read line; echo \"<$line>\"
         echo @; trap 'stty size; resized=1' WINCH; echo waiting; until test $resized; do sleep 0.05; done
