@@ -210,16 +210,18 @@ fn play_with<'c>(
             reports.extend(told);
         }
     }
-    let mut shared: Option<Detached> = None;
+    // The bundle goes after the container: runc looks into it at each exec.
+    let mut shared: Option<(Detached, Bundle)> = None;
     for case in cases {
         let report = match &case.body {
             Body::Look(_) | Body::Part => continue,
             Body::Inside(play) => guarded(lab, runtime, |stage| {
-                let start = || stage.start(&(group.bundle)(stage).script(WAITS));
-                if shared.is_none() {
-                    shared = Some(start());
-                }
-                play(stage, shared.as_ref().expect("it was started"));
+                let start = || {
+                    let bundle = (group.bundle)(stage).script(WAITS);
+                    (stage.start(&bundle), bundle)
+                };
+                let (container, _bundle) = shared.get_or_insert_with(start);
+                play(stage, container);
             }),
             body => guarded(lab, runtime, |stage| play_body(stage, group, body)),
         };
