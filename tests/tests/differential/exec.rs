@@ -115,7 +115,7 @@ pub(crate) const EXEC: Group = Group {
         inside("capability-unknown", |stage, c| {
             refused(stage, c, &["--cap", "CAP_FUN"], &["true"]);
         })
-        .as_runc(),
+        .differs("strict-values"),
         inside("capabilities-of-a-user", |stage, c| {
             shell(stage, c, &["--user", "5"], "grep -E '^Cap(Bnd|Prm|Eff)' /proc/self/status");
         })
