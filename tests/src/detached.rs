@@ -58,7 +58,7 @@ impl Detached {
         words: &[&str],
     ) -> (Self, Outcome) {
         set_child_subreaper(Some(rustix::process::getpid())).expect("a process may reap");
-        let id = lab.new_id();
+        let id = lab.new_id_of(runtime);
         let container =
             Self { program: runtime.program(), directory: lab.directory(&id), id, deleted: false };
         let outcome = Invocation::new(container.program)
@@ -210,7 +210,13 @@ impl Drop for Detached {
             drop(self.command(&["delete", "--force"], &[]));
             if let Some(pid) = self.text("pid").trim().parse().ok().and_then(Pid::from_raw) {
                 // It has ended, or a panic of this test is more important.
-                while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(Errno::INTR)) {}
+                let until = Instant::now() + DEFAULT_DEADLINE;
+                while matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None) | Err(Errno::INTR))
+                    && Instant::now() < until
+                {
+                    reap_of_containers();
+                    std::thread::sleep(Duration::from_millis(5));
+                }
             }
         }
     }
@@ -235,6 +241,36 @@ pub fn reap(pid: Pid) -> i32 {
         assert!(Instant::now() < until, "{pid:?} does not end");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Waits for the children that ended a moment ago or earlier and were processes of a container's pid
+/// namespace: what `crun exec` and `runc exec` leave to their reaper, and the container's first
+/// process waits for. What another thread waits for is not there as long as that.
+fn reap_of_containers() {
+    let before = ended_of_containers();
+    std::thread::sleep(Duration::from_millis(300));
+    for pid in ended_of_containers().into_iter().filter(|pid| before.contains(pid)) {
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+    }
+}
+
+fn ended_of_containers() -> Vec<Pid> {
+    let own = std::process::id().to_string();
+    let ended = |status: &str| {
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("");
+        let ids: Vec<&str> = field("NSpid:").split_whitespace().collect();
+        let is_other = ids.len() > 1 && ids.last() != Some(&"1");
+        is_other && field("PPid:").trim() == own && field("State:").contains('Z')
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| {
+            ended(&std::fs::read_to_string(entry.path().join("status")).unwrap_or_default())
+        })
+        .filter_map(|entry| {
+            entry.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw)
+        })
+        .collect()
 }
 
 /// Waits for every child that has ended. Call it when no other child is waited for.

@@ -85,7 +85,7 @@ pub struct Process {
     pub shown: String,
 }
 
-/// Every process that a run of a test started, or that is part of ringfence or of crun.
+/// Every process that a run of a test started, or that is part of a runtime.
 #[must_use]
 pub fn processes() -> Vec<Process> {
     let own = std::process::id();

@@ -20,6 +20,9 @@ const TURN: &str = "/run/lock/ringfence-tests";
 const ROOTS: (&str, &str) = ("RINGFENCE_ROOTS", "/opt/roots");
 const SOURCES: (&str, &str) = ("RINGFENCE_SOURCES", "/opt/src");
 
+/// Begins the ids of other runtimes' containers.
+const REFERENCE: &str = "reference-";
+
 /// How long the host may take to reap a process that has ended.
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -30,7 +33,7 @@ pub enum Runtime {
     Ringfence,
     /// The reference.
     Crun,
-    /// The reference for what crun does not have.
+    /// Another one, for what crun leaves out.
     Runc,
 }
 
@@ -133,12 +136,32 @@ impl Lab {
         format!("test-{}-{number}", std::process::id())
     }
 
+    /// An id for a container of `runtime`: what another one leaves behind is no fault of
+    /// ringfence's.
+    #[must_use]
+    pub fn new_id_of(&self, runtime: Runtime) -> String {
+        match runtime {
+            Runtime::Ringfence => self.new_id(),
+            Runtime::Crun | Runtime::Runc => format!("{REFERENCE}{}", self.new_id()),
+        }
+    }
+
+    /// Removes the empty cgroups that crun leaves when it refuses a bundle.
+    pub fn remove_cgroups_of_references(&self) {
+        for entry in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(REFERENCE) {
+                // One that is not empty is told as left behind.
+                let _ = std::fs::remove_dir(entry.path());
+            }
+        }
+    }
+
     /// `run` of a runtime with the bundle as it is now, in the foreground. The options stand
     /// between `run` and the id.
     #[must_use]
     pub fn runtime(&self, runtime: Runtime, bundle: &Bundle, options: &[&str]) -> Invocation {
         let run = Invocation::new(runtime.program()).arg("run").arg("--bundle").arg(bundle.write());
-        run.args(options).arg(self.new_id())
+        run.args(options).arg(self.new_id_of(runtime))
     }
 
     /// `ringfence run` with the bundle as it is now.
@@ -214,7 +237,7 @@ fn require(roots: &Path, sources: &Path) {
     if File::options().read(true).write(true).open("/dev/kvm").is_err() {
         missing.push("a /dev/kvm that can be opened".to_owned());
     }
-    for program in ["ringfence", "crun", "gcc", "setsid", "setpriv", "unshare"] {
+    for program in ["ringfence", "crun", "runc", "gcc", "setsid", "setpriv", "unshare"] {
         let path = std::env::var_os("PATH").unwrap_or_default();
         if !std::env::split_paths(&path).any(|directory| directory.join(program).is_file()) {
             missing.push(format!("the program {program} on the PATH"));

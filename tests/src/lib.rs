@@ -9,6 +9,7 @@
 pub mod bundle;
 pub mod command;
 pub mod detached;
+pub mod differential;
 pub mod host;
 pub mod lab;
 pub mod report;

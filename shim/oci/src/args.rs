@@ -223,7 +223,7 @@ pub(crate) struct Exec {
     #[arg(short, long, value_name = "UID[:GID]", value_parser = parse_user)]
     pub(crate) user: Option<User>,
     /// A further supplementary group
-    #[arg(short = 'g', long, value_name = "GID")]
+    #[arg(short = 'g', long, value_name = "GID", value_parser = parse_id)]
     pub(crate) additional_gids: Vec<u32>,
     /// Working directory in the container
     #[arg(long, value_name = "DIR", value_parser = parse_cwd)]
@@ -370,13 +370,18 @@ pub(crate) struct User {
     pub(crate) gid: Option<u32>,
 }
 
+fn parse_id(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        // To setresuid(2) it means "leave it as it is", which is root.
+        Ok(u32::MAX) => Err(format!("{text} stands for no user and no group")),
+        parsed => parsed.map_err(|_| format!("{text:?} is no number; names are the image's own")),
+    }
+}
+
 fn parse_user(text: &str) -> Result<User, String> {
-    let number = |text: &str| {
-        text.parse().map_err(|_| format!("{text:?} is no number; names are the image's own"))
-    };
     match text.split_once(':') {
-        None => Ok(User { uid: number(text)?, gid: None }),
-        Some((uid, gid)) => Ok(User { uid: number(uid)?, gid: Some(number(gid)?) }),
+        None => Ok(User { uid: parse_id(text)?, gid: None }),
+        Some((uid, gid)) => Ok(User { uid: parse_id(uid)?, gid: Some(parse_id(gid)?) }),
     }
 }
 
@@ -512,6 +517,9 @@ mod tests {
             "exec --process /f c1 ls",
             "exec --process /f -u 1 c1",
             "exec -u root c1 ls",
+            "exec -u 4294967295 c1 ls",
+            "exec -u 1:4294967295 c1 ls",
+            "exec -g 4294967295 c1 ls",
             "exec -e A c1 ls",
             "exec -c KILL c1 ls",
             "exec --cwd x c1 ls",

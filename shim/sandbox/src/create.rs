@@ -7,6 +7,7 @@
 //!                   open files         agent's connection
 //! ```
 
+use crate::caller_limits;
 use crate::config::{HostConfig, Parts};
 use crate::console::Console;
 use crate::container_id::ContainerId;
@@ -276,7 +277,8 @@ impl Prepared {
     ) -> Booted {
         let files = single_files(&self.files.shares);
         let settings = Settings::new(self.container.settings());
-        let plan = self.container.finish(&files, seccomp, stdio);
+        let mut plan = self.container.finish(&files, seccomp, stdio);
+        caller_limits::complete(&mut plan.init.rlimits);
         let Connection { client, hello: _, events } = connection;
         let size = MachineSize { memory_mib: self.vm.memory_mib, vcpus: self.vm.vcpus };
         Booted {

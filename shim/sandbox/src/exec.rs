@@ -1,6 +1,7 @@
 //! `exec`: a further process of a running container, with this process's streams, terminal and
 //! signals, to its end.
 
+use crate::caller_limits;
 use crate::console::Console;
 use crate::control::{Answer, Connection, ControlError, ExecProcess, ExecRequest, Request};
 use crate::detach::Handover;
@@ -83,7 +84,8 @@ fn live(options: &ExecOptions, handover: &mut Option<Handover>) -> Result<u8, Sa
     let (process, has_terminal, size) = match &options.process {
         ExecSource::Changes(changes) => (ExecProcess::Like(changes.clone()), false, None),
         ExecSource::File(file) => {
-            let ProcessFile { plan, terminal, console_size } = ProcessFile::read(file)?;
+            let ProcessFile { mut plan, terminal, console_size } = ProcessFile::read(file)?;
+            caller_limits::complete(&mut plan.rlimits);
             (ExecProcess::Whole(Box::new(plan)), terminal, console_size)
         }
     };

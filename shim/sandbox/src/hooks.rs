@@ -86,7 +86,7 @@ async fn run_one(hook: &Hook, state: &ContainerState) -> Result<(), HookError> {
         .map_err(failed)?;
     let messages = memory_file(&[]).map_err(failed)?;
     let command = command(hook, &state.bundle, input, messages.try_clone().map_err(failed)?);
-    let mut process = Process::start(command).map_err(failed)?;
+    let mut process = Process::start_group(command).map_err(failed)?;
     let waited = match hook.timeout {
         None => Some(process.wait().await),
         Some(timeout) => tokio::time::timeout(timeout, process.wait()).await.ok(),
@@ -182,6 +182,20 @@ mod tests {
         let slow = Hook { timeout: Some(Duration::from_millis(50)), ..hook("sleep 1000") };
         let error = run(&[slow], &state()).await.unwrap_err();
         assert!(matches!(error, HookError::Timeout { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_children_of_a_hook_that_hangs_are_killed_with_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let script = format!("sleep 1000 & echo $! >{}; wait", file.path().display());
+        let slow = Hook { timeout: Some(Duration::from_secs(1)), ..hook(&script) };
+        run(&[slow], &state()).await.unwrap_err();
+        let pid = std::fs::read_to_string(file.path()).unwrap().trim().parse().unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while crate::process::ProcessRef::of(pid).is_some() {
+            assert!(std::time::Instant::now() < until, "{pid} is still there");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@
 //! What must never: virtqueues, KVM calls, command lines, ttrpc. The front ends `oci` and
 //! `containerd` may depend on it and are thin.
 
+mod caller_limits;
 pub mod config;
 mod console;
 mod container_id;

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "code between fork and exec")]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -17,6 +17,8 @@ pub(crate) struct Process {
     /// A descriptor cannot come to mean another process, as a number can.
     pidfd: AsyncFd<OwnedFd>,
     reaped: Option<ExitStatus>,
+    /// Its own children are killed with it.
+    leads_group: bool,
 }
 
 /// A process that is not our child, by number and time of its start.
@@ -43,7 +45,7 @@ impl Process {
             .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?))
             .and_then(crate::watched::watch);
         match pidfd {
-            Ok(pidfd) => Ok(Self { child, pidfd, reaped: None }),
+            Ok(pidfd) => Ok(Self { child, pidfd, reaped: None, leads_group: false }),
             Err(error) => {
                 // Without its descriptor it is of no use; it must not stay behind either.
                 drop(child.kill());
@@ -51,6 +53,17 @@ impl Process {
                 Err(error)
             }
         }
+    }
+
+    /// As [`Self::start`], in a process group of its own, which is killed with it.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub(crate) fn start_group(mut command: Command) -> io::Result<Self> {
+        command.process_group(0);
+        let mut process = Self::start(command)?;
+        process.leads_group = true;
+        Ok(process)
     }
 
     pub(crate) fn reference(&self) -> Option<ProcessRef> {
@@ -71,6 +84,10 @@ impl Process {
     /// Kills; the process is there until it is waited for.
     pub(crate) fn kill(&self) {
         if self.reaped.is_none() {
+            if self.leads_group {
+                // Nobody else has the number before the process is reaped.
+                let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            }
             // It fails only if the process has ended by itself.
             let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
         }

@@ -6,6 +6,7 @@ use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use agent_protocol::Capabilities;
 use agent_protocol::{IoPriority, Rlimit, Scheduler, UserPlan, WindowSize};
+use std::collections::HashMap;
 
 /// RLIMIT_* names by number (getrlimit(2), `asm-generic/resource.h`).
 const RLIMITS: [&str; 16] = [
@@ -51,6 +52,9 @@ const SCHEDULER_FLAGS: [(&str, u64); 7] = [
 /// IOPRIO_CLASS_* names and numbers (ioprio_set(2)).
 const IO_CLASSES: [(&str, u8); 3] =
     [("IOPRIO_CLASS_RT", 1), ("IOPRIO_CLASS_BE", 2), ("IOPRIO_CLASS_IDLE", 3)];
+
+/// What (uid_t) -1 and (gid_t) -1 are.
+const NO_ID: u32 = u32::MAX;
 
 /// A process before its streams are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,14 +127,23 @@ fn read_args(fields: &Fields<'_>) -> Result<Vec<String>, SpecError> {
 
 fn read_env(fields: &Fields<'_>) -> Result<Vec<String>, SpecError> {
     let Some(node) = fields.get("env") else { return Ok(Vec::new()) };
-    let env = node.texts()?;
-    for (index, variable) in env.iter().enumerate() {
-        if variable.split_once('=').is_none_or(|(name, _)| name.is_empty()) {
+    let mut env: Vec<String> = Vec::new();
+    let mut places = HashMap::new();
+    for (index, variable) in node.texts()?.into_iter().enumerate() {
+        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
             let item = node.items()?.swap_remove(index);
             return Err(item.invalid("a variable of the environment is NAME=value"));
+        };
+        // getenv(3) finds the first of two; what is meant is the last (runc, crun).
+        match places.get(name).and_then(|place: &usize| env.get_mut(*place)) {
+            Some(earlier) => variable.clone_into(earlier),
+            None => {
+                places.insert(name, env.len());
+                env.push(variable.to_owned());
+            }
         }
     }
-    Ok(owned(env))
+    Ok(env)
 }
 
 fn read_cwd(fields: &Fields<'_>) -> Result<String, SpecError> {
@@ -153,15 +166,23 @@ fn read_user(fields: &Fields<'_>) -> Result<UserPlan, SpecError> {
         return Err(node.invalid("a umask is at most 511 (octal 777)"));
     }
     Ok(UserPlan {
-        uid: fields.integer("uid")?.unwrap_or(0),
-        gid: fields.integer("gid")?.unwrap_or(0),
+        uid: fields.get("uid").map_or(Ok(0), |node| read_id(&node))?,
+        gid: fields.get("gid").map_or(Ok(0), |node| read_id(&node))?,
         additional_gids: fields
             .items("additionalGids")?
             .iter()
-            .map(Node::integer)
+            .map(read_id)
             .collect::<Result<_, _>>()?,
         umask: umask.map(|node| node.integer()).transpose()?,
     })
+}
+
+/// The largest number of 32 bits means "leave it as it is" to setresuid(2), which is root here.
+fn read_id(node: &Node<'_>) -> Result<u32, SpecError> {
+    match node.integer()? {
+        NO_ID => Err(node.invalid("it is the number that stands for no user and no group")),
+        id => Ok(id),
+    }
 }
 
 fn read_rlimits(fields: &Fields<'_>) -> Result<Vec<Rlimit>, SpecError> {

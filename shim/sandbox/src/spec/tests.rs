@@ -57,7 +57,7 @@ fn the_default_document_becomes_a_plan() {
 fn every_field_of_a_process_is_carried_over() {
     let process = json!({
         "terminal": true, "consoleSize": { "height": 24, "width": 80 },
-        "args": ["/bin/a", "b"], "env": ["A=1", "B="], "cwd": "/work",
+        "args": ["/bin/a", "b"], "env": ["A=0", "B=", "A=1"], "cwd": "/work",
         "user": { "uid": 7, "gid": 8, "umask": 0o77, "additionalGids": [1, 2] },
         "capabilities": { "ambient": ["CAP_CHOWN"] },
         "rlimits": [{ "type": "RLIMIT_CORE", "soft": 0, "hard": u64::MAX }],
@@ -152,6 +152,14 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("/process/user", json!("root"), "process.user must be an object"),
         ("/process/user/uid", json!("root"), "process.user.uid must be a whole number"),
         ("/process/user/uid", json!(-1), "process.user.uid is -1"),
+        ("/process/user/uid", json!(u32::MAX), "process.user.uid is 4294967295"),
+        ("/process/user/gid", json!(u32::MAX), "process.user.gid is 4294967295"),
+        ("/process/user/additionalGids", json!([1, u32::MAX]), "process.user.additionalGids[1] is"),
+        (
+            "/linux/seccomp",
+            json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_X"] }),
+            "linux.seccomp.architectures[1] is \"SCMP_ARCH_X\"",
+        ),
         ("/process/user/username", json!("root"), "process.user.username is \"root\""),
         ("/process/user/umask", json!(4096), "process.user.umask is 4096"),
         ("/process/oomScoreAdj", json!(1001), "process.oomScoreAdj is 1001"),

@@ -1,0 +1,161 @@
+//! `hooks`.
+
+use integration_tests::Bundle;
+use integration_tests::differential::{Group, Stage, part, scene, set};
+use serde_json::{Value, json};
+
+const ALL: [&str; 4] = ["prestart", "createRuntime", "poststart", "poststop"];
+
+fn hook(script: &str) -> Value {
+    json!({ "path": "/bin/sh", "args": ["sh", "-c", script] })
+}
+
+/// A bundle whose hooks write their names to a file, and the file.
+fn told(stage: &Stage, names: &[&str]) -> Bundle {
+    let log = stage.file("log");
+    stage.shared().script("echo ran; exit 3").edit(|config| {
+        for name in names {
+            config["hooks"][name] = json!([hook(&format!("echo {name} >>{}", log.display()))]);
+        }
+    })
+}
+
+fn note_log(stage: &mut Stage) {
+    stage.note(std::fs::read_to_string(stage.file("log")).unwrap_or_default());
+}
+
+/// Runs a bundle whose hook `name` is `hook`, with all others telling.
+fn with(stage: &mut Stage, name: &str, hook: &Value) {
+    let bundle = told(stage, &ALL).edit(|config| config["hooks"][name] = json!([hook]));
+    let outcome = stage.lab().runtime(stage.runtime(), &bundle, stage.small()).run();
+    stage.note(format!("done: {}, ran: {}", outcome.code() == 3, outcome.out().contains("ran")));
+    note_log(stage);
+}
+
+fn fails() -> Value {
+    hook("exit 9")
+}
+
+/// When hooks run, and with what.
+fn moments(stage: &mut Stage) {
+    let log = stage.file("log");
+    let bundle = stage.shared().script("echo up; exec sleep 600").edit(|config| {
+        config["annotations"] = json!({ "org.example": "1" });
+        for name in ALL {
+            let first = hook(&format!("echo {name} >>{0}; cat >>{0}; echo >>{0}", log.display()));
+            let second = hook(&format!("echo {name} again >>{}", log.display()));
+            config["hooks"][name] = json!([first, second]);
+        }
+        let script = format!("env | grep -v -e PWD -e SHLVL -e ^_= >{}.env", log.display());
+        let mut hook = hook(&script);
+        hook["env"] = json!(["A=b", "C="]);
+        config["hooks"]["prestart"].as_array_mut().unwrap().push(hook);
+    });
+    let told = || std::fs::read_to_string(&log).unwrap_or_default();
+    let names = |text: &str| -> String {
+        text.lines()
+            .filter(|line| !line.starts_with('{') && !line.is_empty())
+            .fold(String::new(), |all, name| format!("{all}{name}\n"))
+    };
+    let container = stage.create(&bundle);
+    stage.part("at-create");
+    stage.note(names(&told()));
+    container.expect(&["start"], &[]);
+    container.wait_for_stdout("up\n");
+    stage.part("at-start");
+    stage.note(names(&told()));
+    container.expect(&["kill"], &["KILL"]);
+    container.wait();
+    stage.part("at-the-end");
+    stage.note(names(&told()));
+    container.delete();
+    stage.part("at-delete");
+    stage.note(names(&told()));
+    let text = told();
+    stage.part("state");
+    for state in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let path = bundle.path("");
+        let own = state["bundle"] == path.to_str().unwrap_or_default().trim_end_matches('/');
+        stage.note(format!("{} {} own bundle {own}", state["status"], state["annotations"]));
+    }
+    stage.part("environment");
+    stage.note(std::fs::read_to_string(format!("{}.env", log.display())).unwrap_or_default());
+}
+
+/// When hooks run, with what, and what their failures do.
+pub(crate) const HOOKS: Group = Group {
+    name: "hooks",
+    bundle: |stage| stage.shared(),
+    stories: &[moments],
+    cases: &[
+        part("at-create"),
+        part("at-start"),
+        part("at-the-end"),
+        part("at-delete"),
+        part("state").differs("hook-state"),
+        part("environment"),
+        scene("of-run", |stage| {
+            let bundle = told(stage, &ALL);
+            stage.run(&bundle);
+            note_log(stage);
+        }),
+        scene("prestart-fails", |stage| with(stage, "prestart", &fails())),
+        scene("create-runtime-fails", |stage| with(stage, "createRuntime", &fails())),
+        scene("poststart-fails", |stage| with(stage, "poststart", &fails()))
+            .differs("poststart-failure"),
+        scene("poststop-fails", |stage| with(stage, "poststop", &fails())),
+        scene("program-missing", |stage| with(stage, "prestart", &json!({ "path": "/no/such" }))),
+        scene("takes-too-long", |stage| {
+            let mut hook = hook("sleep 600");
+            hook["timeout"] = json!(1);
+            with(stage, "createRuntime", &hook);
+        }),
+        scene("create-container", |stage| {
+            let log = stage.file("log");
+            let bundle = told(stage, &[]).edit(|config| {
+                let script = format!("echo createContainer >>{}", log.display());
+                config["hooks"]["createContainer"] = json!([hook(&script)]);
+            });
+            stage.run(&bundle);
+        })
+        .differs("hooks-inside"),
+        scene("start-container", |stage| {
+            let bundle = told(stage, &[]).script("echo ran").edit(|config| {
+                config["hooks"]["startContainer"] = json!([hook("hostname")]);
+            });
+            let outcome = stage.lab().runtime(stage.runtime(), &bundle, stage.small()).run();
+            stage.note(format!("ran: {}", outcome.out().contains("ran\n")));
+        })
+        .differs("hooks-inside"),
+        scene("fails-at-create", |stage| {
+            let bundle =
+                told(stage, &[]).edit(|config| config["hooks"]["createRuntime"] = json!([fails()]));
+            let (container, outcome) = stage.try_leave(&bundle, &["create"]);
+            stage.note(format!("created: {}", outcome.code() == 0));
+            let left = container.command(&["state"], &[]).code() == 0;
+            stage.note(format!("left: {left}"));
+        }),
+        set(
+            "path-is-relative",
+            &[("/hooks/prestart", r#"[{ "path": "bin/true" }]"#)],
+            &["hooks.prestart[0].path"],
+        ),
+        set(
+            "path-is-missing",
+            &[("/hooks/prestart", r#"[{ "args": ["x"] }]"#)],
+            &["hooks.prestart[0].path"],
+        ),
+        set(
+            "time-is-none",
+            &[("/hooks/prestart", r#"[{ "path": "/bin/true", "timeout": 0 }]"#)],
+            &["hooks.prestart[0].timeout"],
+        )
+        .differs("strict-values"),
+        set(
+            "time-is-negative",
+            &[("/hooks/prestart", r#"[{ "path": "/bin/true", "timeout": -1 }]"#)],
+            &["hooks.prestart[0].timeout"],
+        ),
+        set("are-an-array", &[("/hooks", "[]")], &["hooks"]).differs("strict-values"),
+    ],
+};
