@@ -7,7 +7,7 @@ import json
 import sys
 
 # Those that take minutes come first, so that two machines that share the list end at about one time.
-LONG = ("files_programs", "build_source", "files", "exec", "lifecycle")
+LONG = ("differential", "files_programs", "build_source", "files", "pitfalls", "exec", "lifecycle")
 
 found = []
 for line in sys.stdin:
