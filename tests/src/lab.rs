@@ -146,8 +146,19 @@ impl Lab {
         }
     }
 
-    /// Removes the empty cgroups that crun leaves when it refuses a bundle.
-    pub fn remove_cgroups_of_references(&self) {
+    /// Removes what crun and runc leave when they refuse a bundle: containers that they list, and
+    /// empty cgroups.
+    pub fn remove_references(&self) {
+        for runtime in [Runtime::Crun, Runtime::Runc] {
+            let program = runtime.program();
+            let state = Path::new("/run").join(program);
+            for entry in std::fs::read_dir(state).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(REFERENCE) {
+                    let delete = Invocation::new(program).args(&["delete", "--force"]);
+                    let _ = delete.arg(entry.file_name()).run();
+                }
+            }
+        }
         for entry in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(REFERENCE) {
                 // One that is not empty is told as left behind.

@@ -39,7 +39,7 @@ pub fn main(groups: &[&Group]) -> ExitCode {
         let lab = Lab::enter();
         println!("{}", table::head());
         play_all(&lab, groups, &wanted, &mut tally);
-        lab.remove_cgroups_of_references();
+        lab.remove_references();
         let left = lab.left_behind();
         if !left.is_empty() {
             crate::host::kill_leftovers();

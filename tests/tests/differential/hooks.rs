@@ -106,7 +106,8 @@ pub(crate) const HOOKS: Group = Group {
         scene("poststop-fails", |stage| with(stage, "poststop", &fails())),
         scene("program-missing", |stage| with(stage, "prestart", &json!({ "path": "/no/such" }))),
         scene("takes-too-long", |stage| {
-            let mut hook = hook("sleep 600");
+            // crun ends the hook and not its children.
+            let mut hook = hook("sleep 20");
             hook["timeout"] = json!(1);
             with(stage, "createRuntime", &hook);
         }),

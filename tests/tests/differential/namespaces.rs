@@ -68,7 +68,6 @@ pub(crate) const NAMESPACES: Group = Group {
         ),
         set("twice", &[("/linux/namespaces/-", r#"{ "type": "pid" }"#)], &["linux.namespaces[6]"]),
         set("unknown", &[("/linux/namespaces/-", r#"{ "type": "mind" }"#)], &["mind"]),
-        set("are-none", &[("/linux/namespaces", "[]")], &["linux.namespaces"]),
     ],
 };
 
