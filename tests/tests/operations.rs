@@ -137,7 +137,8 @@ fn limits_are_changed_as_with_crun() {
     let lab = Lab::enter();
     let bundle = bundle(&lab).edit(|config| {
         config["linux"]["resources"]["memory"] = json!({ "limit": 96 << 20 });
-        config["linux"]["resources"]["cpu"] = json!({ "quota": 150_000, "period": 100_000 });
+        // Within one CPU, which any host has.
+        config["linux"]["resources"]["cpu"] = json!({ "quota": 95_000, "period": 100_000 });
     });
     let file = lab.scratch().join("resources.json");
     let [ringfence, crun] = [Runtime::Ringfence, Runtime::Crun].map(|runtime| {
@@ -152,7 +153,7 @@ fn limits_are_changed_as_with_crun() {
         let options = ["--memory", "67108864", "--memory-reservation", "1048576"];
         container.expect(&[&["update"], &options[..]].concat(), &[]);
         look();
-        let options = ["--pids-limit", "33", "--cpu-share", "512", "--cpu-quota", "120000"];
+        let options = ["--pids-limit", "33", "--cpu-share", "512", "--cpu-quota", "80000"];
         container.expect(&[&["update", "--cpu-period", "90000"], &options[..]].concat(), &[]);
         look();
         let resources = json!({

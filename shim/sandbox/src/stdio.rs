@@ -30,6 +30,8 @@ const BUFFER: usize = 64 * 1024;
 const QUIET: Duration = Duration::from_millis(250);
 /// After so long one is left that they write to.
 const SETTLED: Duration = Duration::from_secs(5);
+/// After so long a terminal's reader that takes nothing is not waited for, once the program has ended.
+const CONSOLE_PATIENCE: Duration = Duration::from_secs(10);
 /// A thread moves bytes and has no deep calls.
 const STACK: usize = 128 * 1024;
 
@@ -200,6 +202,8 @@ pub(crate) struct Relays {
 #[derive(Debug)]
 struct Output {
     stream: &'static str,
+    /// Whether it goes to a terminal that the caller has handed the other side of to somebody.
+    is_console: bool,
     end: oneshot::Receiver<Result<(), io::Error>>,
     progress: Arc<Progress>,
 }
@@ -211,6 +215,8 @@ struct Progress {
     writing: AtomicBool,
     /// How often it has got something from the guest.
     reads: AtomicU64,
+    /// How often the caller's reader has taken something.
+    writes: AtomicU64,
 }
 
 impl Relays {
@@ -265,11 +271,38 @@ impl Output {
     }
 
     async fn drain(mut self, patience: Duration) -> Result<(), StdioError> {
+        if self.is_console {
+            return self.drain_console(patience).await;
+        }
         loop {
             match tokio::time::timeout(patience, &mut self.end).await {
                 Ok(end) => return self.ended(end),
                 Err(_) if self.progress.writing.load(Ordering::Relaxed) => {}
                 Err(_) => return Err(StdioError::Stuck { stream: self.stream, patience }),
+            }
+        }
+    }
+}
+
+impl Output {
+    /// As [`Self::drain`], but for a reader that takes nothing: to a program that writes to such a
+    /// terminal itself, its end comes all the same, with what the terminal has no room for unsaid.
+    async fn drain_console(mut self, patience: Duration) -> Result<(), StdioError> {
+        let (mut taken, mut since) = (0, Instant::now());
+        loop {
+            match tokio::time::timeout(QUIET, &mut self.end).await {
+                Ok(end) => return self.ended(end),
+                Err(_) => {
+                    let writing = self.progress.writing.load(Ordering::Relaxed);
+                    let writes = self.progress.writes.load(Ordering::Relaxed);
+                    if writes != taken {
+                        (taken, since) = (writes, Instant::now());
+                    } else if writing && since.elapsed() > CONSOLE_PATIENCE {
+                        return Ok(());
+                    } else if !writing && since.elapsed() > patience {
+                        return Err(StdioError::Stuck { stream: self.stream, patience });
+                    }
+                }
             }
         }
     }
@@ -281,6 +314,7 @@ fn start_output(sink: HostEnd, socket: OwnedFd) -> io::Result<Output> {
     let shared = Arc::clone(&progress);
     let stream = sink.name();
     let name = sink.thread_name().to_owned();
+    let is_console = matches!(sink, HostEnd::Console(_));
     thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
         let mut result = carry_output(&socket, sink.as_fd(), &shared);
         // A console that was hung up is the caller's wish, as for any terminal.
@@ -293,7 +327,7 @@ fn start_output(sink: HostEnd, socket: OwnedFd) -> io::Result<Output> {
         // Nobody waits for a stream whose machine has died.
         drop(sender.send(result));
     })?;
-    Ok(Output { stream, end, progress })
+    Ok(Output { stream, is_console, end, progress })
 }
 
 /// From the guest to the caller, until the guest ends it.
@@ -307,7 +341,7 @@ fn carry_output(socket: &OwnedFd, sink: BorrowedFd<'_>, progress: &Progress) -> 
         };
         progress.reads.fetch_add(1, Ordering::Relaxed);
         progress.writing.store(true, Ordering::Relaxed);
-        write_all(sink, buffer.get(..count).unwrap_or_default())?;
+        write_all(sink, buffer.get(..count).unwrap_or_default(), &progress.writes)?;
         progress.writing.store(false, Ordering::Relaxed);
     }
 }
@@ -315,8 +349,9 @@ fn carry_output(socket: &OwnedFd, sink: BorrowedFd<'_>, progress: &Progress) -> 
 /// From the caller to the guest, until either ends it. An error of the caller's stream is its end.
 fn carry_input(source: &HostEnd, socket: &OwnedFd) {
     let mut buffer = vec![0; BUFFER];
+    let writes = AtomicU64::default();
     while let Ok(count @ 1..) = read_some(source, &mut buffer) {
-        if write_all(socket, buffer.get(..count).unwrap_or_default()).is_err() {
+        if write_all(socket, buffer.get(..count).unwrap_or_default(), &writes).is_err() {
             return;
         }
     }
@@ -338,11 +373,15 @@ fn read_some(source: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
     }
 }
 
-fn write_all(sink: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+/// Counts in `writes` what the other side takes.
+fn write_all(sink: impl AsFd, mut bytes: &[u8], writes: &AtomicU64) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(&sink, bytes) {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero)),
-            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Ok(count) => {
+                bytes = bytes.get(count..).unwrap_or_default();
+                writes.fetch_add(1, Ordering::Relaxed);
+            }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => wait_for(&sink, PollFlags::OUT)?,
             Err(errno) => return Err(errno.into()),
@@ -430,7 +469,8 @@ mod tests {
     #[tokio::test]
     async fn a_guest_that_does_not_end_its_stream_has_patience() {
         let (sender, end) = oneshot::channel();
-        let output = Output { stream: "standard output", end, progress: Arc::default() };
+        let output =
+            Output { stream: "standard output", is_console: false, end, progress: Arc::default() };
         let relays = Relays { outputs: vec![output] };
         let error = relays.drain(Duration::from_millis(20)).await.unwrap_err();
         assert!(matches!(error, StdioError::Stuck { .. }), "{error}");
@@ -440,7 +480,8 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_others_hold_open_is_left() {
         let (sender, end) = oneshot::channel();
-        let output = Output { stream: "standard output", end, progress: Arc::default() };
+        let output =
+            Output { stream: "standard output", is_console: false, end, progress: Arc::default() };
         Relays { outputs: vec![output] }.settle().await.unwrap();
         drop(sender);
     }
