@@ -41,12 +41,12 @@ fn help_and_version_are_answers_and_not_errors() {
         assert!(!outcome.stdout.is_empty() && outcome.stderr.is_empty(), "{outcome}");
     }
     // A container that does not exist and a command that does not: both are refused by name.
-    for verb in ["start", "state", "kill", "delete"] {
+    for verb in ["start", "state", "kill", "delete", "ps", "events", "update"] {
         let outcome = Invocation::new("ringfence").args(&[verb, "some-id"]).run();
         assert_ne!(outcome.code(), 0, "{outcome}");
         outcome.expect_error("some-id");
     }
-    for verb in ["checkpoint", "restore", "ps", "events", "update"] {
+    for verb in ["checkpoint", "restore"] {
         let outcome = Invocation::new("ringfence").args(&[verb, "some-id"]).run();
         assert_ne!(outcome.code(), 0, "{outcome}");
         outcome.expect_error(verb);
