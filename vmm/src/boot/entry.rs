@@ -10,8 +10,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// How often the loop is timed before a KVM is called slow: a processor that is taken away in the
-/// middle makes one slow, hardly all.
-const TRIES: u32 = 3;
+/// middle, as a busy host's host takes it without being seen here, makes some slow, hardly all. An
+/// interpreter takes a fifth of a second for them.
+const TRIES: u32 = 24;
 
 /// Why a boot processor did not get to the kernel.
 #[derive(Debug, thiserror::Error)]

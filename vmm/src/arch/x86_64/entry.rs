@@ -6,7 +6,7 @@
 //! certain sign is speed, so each machine's boot processor first runs [`BOOT_TURNS`] turns of a loop
 //! in the very state in which the kernel is entered (64-bit mode, ring 0, paging), and reports with
 //! a write to [`REPORT_PORT`]. On hardware that costs microseconds and one exit; an interpreter is
-//! recognised in tens of milliseconds, before the kernel runs at all.
+//! recognised in a fifth of a second, before the kernel runs at all.
 
 use super::layout;
 use kvm_bindings::kvm_regs;
