@@ -46,6 +46,9 @@ impl HostSnapshot {
             // Fields 5 to 9: where, options, type, source. Ids and peer groups say nothing.
             let fields: Vec<&str> = line.split(' ').collect();
             let kind = line.split(" - ").nth(1).unwrap_or_default();
+            // Its options are those of the one hierarchy, and change when crun mounts it in the host's
+            // cgroup namespace.
+            let kind = if kind.starts_with("cgroup2 ") { "cgroup2" } else { kind };
             lines.insert(format!("mount {} {kind}", fields.get(4).unwrap_or(&"?")));
         }
         for line in read("/proc/net/unix").lines().skip(1) {

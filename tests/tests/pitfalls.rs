@@ -1,7 +1,5 @@
 //! Behaviours that other runtimes got wrong, each with a test that would notice.
 
-use std::time::Duration;
-
 use integration_tests::detached::{Detached, take_master};
 use integration_tests::terminal::Terminal;
 use integration_tests::{Bundle, Lab, Output, Root, Runtime, host, tree};
@@ -282,12 +280,10 @@ fn many_runs_in_a_row_and_at_once_leave_nothing() {
     }
     lab.expect_nothing_left();
     let options = ["--memory", "96", "--vcpus", "1"];
-    let running: Vec<_> = (0..12)
-        .map(|_| {
-            let run = lab.runtime(Runtime::Ringfence, &bundle, &options);
-            run.deadline(Duration::from_secs(240)).start()
-        })
-        .collect();
+    // All are made before the first starts: each writes config.json anew.
+    let runs: Vec<_> =
+        (0..12).map(|_| lab.runtime(Runtime::Ringfence, &bundle, &options)).collect();
+    let running: Vec<_> = runs.into_iter().map(integration_tests::Invocation::start).collect();
     for one in running {
         assert_eq!(one.finish().expect_code(3).out(), "/bin/sh\n");
     }
