@@ -19,6 +19,9 @@ pub struct Terminal {
     screen: Arc<(Mutex<Vec<u8>>, Condvar)>,
 }
 
+/// A terminal that shows nothing new for so long has shown everything.
+const QUIET: Duration = Duration::from_millis(300);
+
 impl Terminal {
     /// A terminal of this size.
     ///
@@ -76,12 +79,19 @@ impl Terminal {
         self.user.write_all(bytes).expect("a terminal takes what is typed");
     }
 
-    /// What it has shown so far.
+    /// What it has shown so far, once nothing more comes: what a program wrote just before its end
+    /// can still be on its way through the kernel and the reader.
     ///
     /// # Panics
     /// Never: the reader does not.
     #[must_use]
     pub fn shown(&self) -> String {
+        let length = || self.screen.0.lock().expect("no reader panics").len();
+        let mut before = None;
+        while before != Some(length()) {
+            before = Some(length());
+            std::thread::sleep(QUIET);
+        }
         String::from_utf8_lossy(&self.screen.0.lock().expect("no reader panics")).into_owned()
     }
 

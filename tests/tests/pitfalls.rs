@@ -163,6 +163,7 @@ fn a_terminal_has_its_size_before_its_program_looks() {
     // While the machine starts.
     terminal.resize(101, 33);
     running.finish().expect_code(0);
+    terminal.wait_for("33 101\r\n");
     assert_eq!(terminal.shown(), "33 101\r\n");
 }
 

@@ -76,6 +76,6 @@ fn the_terminal_is_restored_when_the_start_fails() {
     let before = format!("{:?}", terminal.settings());
     let running = terminal.start(lab.runtime(Runtime::Ringfence, &bundle, &["-t"]));
     running.finish().expect_code(127);
-    assert!(terminal.shown().contains("/no/such/program"), "{}", terminal.shown());
+    terminal.wait_for("/no/such/program");
     assert_eq!(format!("{:?}", terminal.settings()), before);
 }
