@@ -46,13 +46,17 @@ fn a_signal_for_all_reaches_processes_of_every_session() {
     let lab = Lab::enter();
     let child = "trap \"echo child; exit 3\" TERM; echo up; while :; do sleep 0.05; done";
     let script = format!(
-        "trap 'first=1' TERM; setsid sh -c '{child}' & wait $!; wait; echo \"first $first\"; exit 5"
+        "trap 'first=1' TERM; trap 'exit 5' USR1; setsid sh -c '{child}' & wait $!; wait
+        echo \"first $first\"; while :; do sleep 0.05; done"
     );
     let container = started(&lab, &shared(&lab).script(&script));
     let other = container.invocation(&["exec"], &["/bin/sh", "-c", child]).start();
     other.wait_for_stdout("up\n");
     container.expect(&["kill", "--all"], &["TERM"]);
     other.finish().expect_code(3);
+    container.wait_for_stdout("first 1\n");
+    // Not before: the end of the first process would be that of the others.
+    container.expect(&["kill"], &["USR1"]);
     assert_eq!(container.wait(), 5);
     let text = container.text("stdout");
     assert!(text.contains("child\n") && text.contains("first 1\n"), "{text}");
