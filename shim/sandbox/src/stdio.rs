@@ -282,11 +282,10 @@ impl Output {
             }
         }
     }
-}
 
-impl Output {
-    /// As [`Self::drain`], but for a reader that takes nothing: to a program that writes to such a
-    /// terminal itself, its end comes all the same, with what the terminal has no room for unsaid.
+    /// As [`Self::drain`], but a reader that takes nothing is given up after [`CONSOLE_PATIENCE`]: a
+    /// host's program that is killed while it writes to such a terminal ends, too, and what the
+    /// terminal had no room for is lost.
     async fn drain_console(mut self, patience: Duration) -> Result<(), StdioError> {
         let (mut taken, mut since) = (0, Instant::now());
         loop {
