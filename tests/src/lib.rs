@@ -17,5 +17,5 @@ pub mod terminal;
 pub mod tree;
 
 pub use bundle::{Bundle, Root};
-pub use command::{Invocation, NO_DEADLINE, Outcome, Output, Running};
+pub use command::{Invocation, Outcome, Output, Running};
 pub use lab::{Lab, Runtime};

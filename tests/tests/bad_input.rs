@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use integration_tests::{Bundle, Invocation, Lab, NO_DEADLINE, Outcome, Root, Runtime, host};
+use integration_tests::{Bundle, Invocation, Lab, Outcome, Root, Runtime, host};
 use serde_json::{Value, json};
 
 /// What ringfence exits with when the container's program was never reached.
@@ -12,7 +12,7 @@ const REFUSED: i32 = 125;
 /// Checks one refusal: status, time, one message that holds all of `named`, and a clean host.
 #[track_caller]
 fn expect_refusal(lab: &Lab, outcome: &Outcome, named: &[&str]) {
-    outcome.expect_code(REFUSED).expect_within(NO_DEADLINE);
+    outcome.expect_code(REFUSED).expect_no_deadline();
     for name in named {
         outcome.expect_error(name);
     }
@@ -176,7 +176,7 @@ fn a_machine_that_cannot_be() {
     ] {
         let outcome = lab.runtime(Runtime::Ringfence, &bundle, &options).run();
         eprintln!("{options:?}: {}", outcome.err().trim_end());
-        outcome.expect_code(REFUSED).expect_within(NO_DEADLINE);
+        outcome.expect_code(REFUSED).expect_no_deadline();
         for name in named {
             outcome.expect_error(name);
         }
@@ -200,7 +200,7 @@ fn an_id_that_is_no_name() {
             .args(&["--", id])
             .run();
         eprintln!("{id:?}: {}", outcome.err().trim_end());
-        outcome.expect_code(REFUSED).expect_within(NO_DEADLINE);
+        outcome.expect_code(REFUSED).expect_no_deadline();
         outcome.expect_error(&id.chars().take(20).collect::<String>().replace('\n', "\\n"));
         assert!(outcome.stdout.is_empty(), "{outcome}");
         lab.expect_nothing_left();
@@ -215,7 +215,7 @@ fn an_id_that_is_in_use() {
     let mut first = run().arg("the-only-one").stdin_held().start();
     first.wait_for_stdout("up\n");
     let second = run().arg("the-only-one").run();
-    second.expect_code(REFUSED).expect_within(NO_DEADLINE).expect_error("the-only-one");
+    second.expect_code(REFUSED).expect_no_deadline().expect_error("the-only-one");
     // The first one is not disturbed, and neither is one with another id.
     run().arg("another-one").run().expect_code(0);
     first.write(b"still here");
@@ -351,7 +351,7 @@ fn a_user_without_rights_is_told_so() {
     }
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let outcome = lab.ringfence(&bundle).through(&nobody).run();
-    outcome.expect_code(REFUSED).expect_within(NO_DEADLINE).expect_error("ermission denied");
+    outcome.expect_code(REFUSED).expect_no_deadline().expect_error("ermission denied");
     assert!(outcome.stdout.is_empty(), "{outcome}");
 }
 

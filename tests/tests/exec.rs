@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use integration_tests::detached::{Detached, reap};
 use integration_tests::terminal::Terminal;
-use integration_tests::{Bundle, Lab, NO_DEADLINE, Outcome, Root, Runtime};
+use integration_tests::{Bundle, Lab, Outcome, Root, Runtime};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -43,7 +43,7 @@ fn a_process_gives_its_status_its_output_and_its_errors() {
         let outcome = same(&lab, &bundle(&lab), |container| {
             container.command(&["exec"], &["/bin/sh", "-c", script])
         });
-        outcome.expect_code(code).expect_within(NO_DEADLINE);
+        outcome.expect_code(code).expect_no_deadline();
     }
 }
 
@@ -110,7 +110,7 @@ fn a_program_that_cannot_run_is_told_soon_and_the_container_goes_on() {
     let container = running(&lab, Runtime::Ringfence, &bundle(&lab));
     for (program, code) in [("/no/such", 127), ("no-such", 127), ("/etc", 126)] {
         let outcome = container.command(&["exec"], &[program]);
-        outcome.expect_code(code).expect_error(program).expect_within(NO_DEADLINE);
+        outcome.expect_code(code).expect_error(program).expect_no_deadline();
         assert_eq!(outcome.err().trim_end().lines().count(), 1, "one message\n{outcome}");
     }
     container.command(&["exec"], &["true"]).expect_code(0);
@@ -125,7 +125,7 @@ fn a_container_that_has_ended_takes_no_process() {
         container.wait();
         let outcome = container.command(&["exec"], &["true"]);
         assert_ne!(outcome.code(), 0, "{outcome}");
-        outcome.expect_within(NO_DEADLINE);
+        outcome.expect_no_deadline();
         container.delete();
     }
 }
@@ -136,7 +136,7 @@ fn what_children_hold_open_is_not_waited_for() {
     let container = running(&lab, Runtime::Ringfence, &bundle(&lab));
     let script = "(sleep 60; echo late) & echo early; exit 2";
     let outcome = container.command(&["exec"], &["/bin/sh", "-c", script]);
-    outcome.expect_code(2).expect_within(NO_DEADLINE);
+    outcome.expect_code(2).expect_no_deadline();
     assert_eq!(outcome.out(), "early\n");
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use integration_tests::{Bundle, Invocation, Lab, NO_DEADLINE, Root, host};
+use integration_tests::{Bundle, Invocation, Lab, Root, host};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
@@ -124,7 +124,7 @@ fn a_kernel_that_panics_is_a_dead_machine_with_its_last_words() {
         let bundle = with_initrd(&lab, &archive);
         let outcome = lab.ringfence(&bundle).run();
         outcome.expect_code(VM_DIED).expect_error("Kernel panic");
-        outcome.expect_within(NO_DEADLINE);
+        outcome.expect_no_deadline();
         assert!(outcome.stdout.is_empty(), "{outcome}");
         lab.expect_nothing_left();
     }
@@ -166,7 +166,7 @@ fn an_agent_that_never_answers_meets_the_deadline() {
     let bundle = with_initrd(&lab, &initrd(&lab, "silent", silent));
     let outcome = impatient(&lab, &bundle).run();
     outcome.expect_code(DEADLINE);
-    outcome.expect_within(NO_DEADLINE);
+    outcome.expect_no_deadline();
     assert!(outcome.stdout.is_empty(), "{outcome}");
 }
 
@@ -200,7 +200,7 @@ fn a_kernel_that_hangs_meets_the_deadline() {
         .edit(|config| config["vm"] = json!({ "kernel": { "path": path } }));
     let outcome = impatient(&lab, &bundle).run();
     outcome.expect_code(DEADLINE);
-    outcome.expect_within(NO_DEADLINE);
+    outcome.expect_no_deadline();
 }
 
 #[test]
