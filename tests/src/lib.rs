@@ -16,6 +16,6 @@ pub mod report;
 pub mod terminal;
 pub mod tree;
 
-pub use bundle::{Bundle, Root};
+pub use bundle::{Bundle, Root, set_value};
 pub use command::{Invocation, Outcome, Output, Running};
 pub use lab::{Lab, Runtime};

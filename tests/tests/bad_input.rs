@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use integration_tests::{Bundle, Invocation, Lab, Outcome, Root, Runtime, host};
+use integration_tests::{Bundle, Invocation, Lab, Outcome, Root, Runtime, host, set_value};
 use serde_json::{Value, json};
 
 /// What ringfence exits with when the container's program was never reached.
@@ -56,29 +56,10 @@ type Case = (&'static str, Value, &'static [&'static str]);
 #[track_caller]
 fn expect_refusals(lab: &Lab, cases: &[Case]) {
     for (pointer, value, named) in cases {
-        let bundle = shared(lab).edit(|config| set(config, pointer, value.clone()));
+        let bundle = shared(lab).edit(|config| set_value(config, pointer, value.clone()));
         let outcome = lab.ringfence(&bundle).run();
         eprintln!("{pointer} = {value}: {}", outcome.err().trim_end());
         expect_refusal(lab, &outcome, named);
-    }
-}
-
-/// Sets the value at a JSON pointer; null removes it. Missing objects on the way are made.
-fn set(config: &mut Value, pointer: &str, value: Value) {
-    let (parent, key) = pointer.rsplit_once('/').expect("a pointer starts with /");
-    let mut target = config;
-    for name in parent.split('/').skip(1) {
-        target = match name.parse::<usize>() {
-            Ok(index) => &mut target[index],
-            Err(_) => &mut target[name],
-        };
-    }
-    match key.parse::<usize>() {
-        Ok(index) => target[index] = value,
-        Err(_) if value.is_null() => {
-            target.as_object_mut().expect("an object").remove(key);
-        }
-        Err(_) => target[key] = value,
     }
 }
 
@@ -121,7 +102,7 @@ fn a_capability_that_linux_does_not_know_is_told_and_left_out() {
     // The specification forbids to refuse it (config.md, capabilities); so does runc.
     let lab = Lab::enter();
     let bundle = shared(&lab)
-        .edit(|config| set(config, "/process/capabilities/bounding", json!(["CAP_FLY"])));
+        .edit(|config| set_value(config, "/process/capabilities/bounding", json!(["CAP_FLY"])));
     let outcome = lab.ringfence(&bundle).run();
     outcome.expect_code(0).expect_error("CAP_FLY");
     assert_eq!(outcome.out(), "it ran\n");
@@ -131,13 +112,13 @@ fn a_capability_that_linux_does_not_know_is_told_and_left_out() {
 fn a_config_for_another_platform() {
     let lab = Lab::enter();
     let bundle = shared(&lab).edit(|config| {
-        set(config, "/linux", Value::Null);
-        set(config, "/windows", json!({ "layerFolders": ["C:\\layers"] }));
+        set_value(config, "/linux", Value::Null);
+        set_value(config, "/windows", json!({ "layerFolders": ["C:\\layers"] }));
     });
     expect_refusal(&lab, &lab.ringfence(&bundle).run(), &["windows"]);
     let bundle = shared(&lab).edit(|config| {
-        set(config, "/linux", Value::Null);
-        set(config, "/solaris", json!({ "milestone": "x" }));
+        set_value(config, "/linux", Value::Null);
+        set_value(config, "/solaris", json!({ "milestone": "x" }));
     });
     expect_refusal(&lab, &lab.ringfence(&bundle).run(), &["solaris"]);
 }
@@ -155,7 +136,7 @@ fn a_root_that_is_none() {
         ("/root/path", path(&empty), empty.to_str().unwrap()),
         ("/root/path", path(&file), file.to_str().unwrap()),
     ] {
-        let bundle = shared(&lab).edit(|config| set(config, pointer, value));
+        let bundle = shared(&lab).edit(|config| set_value(config, pointer, value));
         expect_refusal(&lab, &lab.ringfence(&bundle).run(), &[named]);
     }
     let bundle = shared(&lab).bind(Path::new("/no/such/source"), "/tmp", &[]);
@@ -184,7 +165,7 @@ fn a_machine_that_cannot_be() {
     }
     // What to do is in the message: the least that boots (tests/smp.rs boots it).
     let annotation = json!({ "dev.ringfence.memory_mib": "47" });
-    let bundle = bundle.edit(|config| set(config, "/annotations", annotation));
+    let bundle = bundle.edit(|config| set_value(config, "/annotations", annotation));
     expect_refusal(&lab, &lab.ringfence(&bundle).run(), &["memory_mib", "47", "from 48"]);
 }
 
@@ -288,15 +269,19 @@ fn a_kernel_that_is_none() {
         ("/dev/null".into(), "/dev/null"),
     ] {
         let path = path.to_str().unwrap();
-        let bundle =
-            shared(&lab).edit(|config| set(config, "/vm", json!({ "kernel": { "path": path } })));
+        let bundle = shared(&lab)
+            .edit(|config| set_value(config, "/vm", json!({ "kernel": { "path": path } })));
         let outcome = lab.ringfence(&bundle).run();
         eprintln!("{path}: {}", outcome.err().trim_end());
         expect_refusal(&lab, &outcome, &[path, named]);
     }
     let bundle = shared(&lab).edit(|config| {
         let good = file("good", &good);
-        set(config, "/vm", json!({ "kernel": { "path": good, "initrd": "/no/such/initrd" } }));
+        set_value(
+            config,
+            "/vm",
+            json!({ "kernel": { "path": good, "initrd": "/no/such/initrd" } }),
+        );
     });
     expect_refusal(&lab, &lab.ringfence(&bundle).run(), &["/no/such/initrd"]);
 }
@@ -359,7 +344,7 @@ fn a_user_without_rights_is_told_so() {
 fn a_refused_start_leaves_no_process_for_a_moment() {
     // The check after each case gives the host two seconds; here there is none.
     let lab = Lab::enter();
-    let bundle = shared(&lab).edit(|config| set(config, "/process/cwd", json!("/no/such")));
+    let bundle = shared(&lab).edit(|config| set_value(config, "/process/cwd", json!("/no/such")));
     lab.ringfence(&bundle).run().expect_code(REFUSED);
     let left: Vec<String> = host::processes()
         .into_iter()

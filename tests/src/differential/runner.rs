@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::bundle::Bundle;
+use crate::bundle::set_value;
 use crate::detached::{Detached, reap_strays};
 use crate::differential::case::{Body, Case, Change, Expected, Group};
 use crate::differential::rows;
-use crate::differential::stage::{RAN, Report, Stage, set_value};
+use crate::differential::stage::{RAN, Report, Stage};
 use crate::differential::table::{self, Reports};
 use crate::lab::{Lab, Runtime};
 

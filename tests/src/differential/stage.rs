@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
 
-use serde_json::Value;
-
 use crate::bundle::{Bundle, Root};
 use crate::command::{Invocation, Outcome};
 use crate::detached::Detached;
@@ -259,43 +257,4 @@ pub(super) struct Report {
     pub(super) text: String,
     /// What is wrong whatever the others say.
     pub(super) wrong: Vec<String>,
-}
-
-/// Sets the value at a JSON pointer; null removes it. Missing objects on the way are made.
-///
-/// # Panics
-/// If the pointer does not begin with a slash.
-pub(super) fn set_value(config: &mut Value, pointer: &str, value: Value) {
-    let (parent, key) = pointer.rsplit_once('/').expect("a pointer starts with /");
-    let mut target = config;
-    for name in parent.split('/').skip(1) {
-        target = match name.parse::<usize>() {
-            Ok(index) => &mut target[index],
-            Err(_) => &mut target[name],
-        };
-    }
-    match key.parse::<usize>() {
-        Ok(index) => target[index] = value,
-        Err(_) if key == "-" => target.as_array_mut().expect("an array").push(value),
-        Err(_) if value.is_null() => {
-            target.as_object_mut().map(|object| object.remove(key));
-        }
-        Err(_) => target[key] = value,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn values_are_set_added_and_removed() {
-        let mut config = json!({ "a": { "b": [1, 2] }, "c": 3 });
-        set_value(&mut config, "/a/b/1", json!(5));
-        set_value(&mut config, "/a/b/-", json!(6));
-        set_value(&mut config, "/a/d/e", json!(true));
-        set_value(&mut config, "/c", Value::Null);
-        assert_eq!(config, json!({ "a": { "b": [1, 5, 6], "d": { "e": true } } }));
-    }
 }
