@@ -66,7 +66,7 @@ fn a_closed_stream_is_an_empty_one() {
     let outcome = lab.ringfence(&bundle).stdin_from(Output::Closed).stdout(Output::Closed).run();
     outcome.expect_code(0);
     // The container must never get one of the runtime's own descriptors in the place of a closed
-    // one. (crun gives up when stdout is closed, and hands on the hole when stdin is.)
+    // one. (crun hands on a file of its own for a closed stdout, and the hole for a closed stdin.)
     assert_eq!(outcome.err(), "in 0\n0\n1\n2\n3\n");
 }
 

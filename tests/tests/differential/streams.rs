@@ -103,12 +103,8 @@ pub(crate) const STREAMS: Group = Group {
             stage.note_run(&run.run());
         })
         .differs("closed-streams"),
-        scene("output-is-closed", |stage| {
-            let outcome =
-                run(stage, "echo lost; echo seen >&2; exit 4").stdout(Output::Closed).run();
-            stage.note(format!("{}, exit {}", outcome.err().contains("seen\n"), outcome.code()));
-        })
-        .differs("closed-streams"),
+        // A closed output is not here: crun hands on one of its own files in its place, the program
+        // writes over it, and what becomes of crun then is chance. `tests/stdio.rs` has it.
         scene("output-is-full", |stage| {
             let run = run(stage, "echo lost; sleep 0.5; echo seen >&2; exit 4");
             let outcome = run.stdout(open_for_writing("/dev/full")).run();
