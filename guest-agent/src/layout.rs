@@ -13,6 +13,8 @@ pub(crate) const SCRATCH: &CStr = c"/run/ringfence/scratch";
 pub(crate) const EMPTY: &CStr = c"/run/ringfence/empty";
 /// Device nodes that a container's root cannot hold are made here and bound.
 pub(crate) const NODES: &CStr = c"/run/ringfence/nodes";
+/// sysfs, mounted when a container with a user namespace is the first to need it.
+pub(crate) const SYSFS: &CStr = c"/run/ringfence/sysfs";
 /// cgroup version 2.
 pub(crate) const CGROUPS: &CStr = c"/sys/fs/cgroup";
 

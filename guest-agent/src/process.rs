@@ -11,8 +11,8 @@
 //!
 //! A further process of a container goes through Created without waiting.
 
-use crate::container::{Cgroup, Home, Spawned};
-use agent_protocol::{AgentError, ExitStatus, INIT_PROCESS, Namespaces, SeccompPlan};
+use crate::container::{Cgroup, Home, Limits, Spawned};
+use agent_protocol::{AgentError, ExitStatus, INIT_PROCESS, IdMapping, Namespaces, SeccompPlan};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -28,6 +28,9 @@ const DELETION_NS: u64 = 10_000_000_000;
 pub(crate) struct Container {
     pub(crate) cgroup: Cgroup,
     pub(crate) namespaces: Namespaces,
+    /// Ids of its user namespace.
+    pub(crate) uid_mappings: Vec<IdMapping>,
+    pub(crate) gid_mappings: Vec<IdMapping>,
     pub(crate) seccomp: Option<SeccompPlan>,
     /// Attached when the container has been built: building makes device nodes.
     pub(crate) device_program: Option<Vec<u8>>,
@@ -117,6 +120,8 @@ pub(crate) struct Process {
     pub(crate) end: Option<End>,
     /// The request that waits for the next stage.
     pub(crate) request: Option<u64>,
+    /// What it cannot set by itself; set when it is ready.
+    pub(crate) limits: Option<Limits>,
 }
 
 impl Process {
@@ -132,6 +137,7 @@ impl Process {
             stage: Stage::Building,
             end: None,
             request: Some(request),
+            limits: None,
         }
     }
 

@@ -3,10 +3,11 @@
 //! The kernel is asked about the rest; these are the rules that it does not check, or checks only
 //! after half of the container has been built.
 
+use crate::container::host_id;
 use crate::failure::{Outcome, invalid};
 use agent_protocol::{
-    Capabilities, ContainerPlan, DevicePlan, FileWrite, MAX_UPDATED_SETTINGS, MountPlan,
-    MountSource, ProcessPlan,
+    Capabilities, ContainerPlan, DevicePlan, FileWrite, IdMapping, MAX_UPDATED_SETTINGS, MountPlan,
+    MountSource, ProcessPlan, UserPlan,
 };
 use alloc::string::String;
 
@@ -38,6 +39,13 @@ pub(crate) fn container(plan: &ContainerPlan) -> Outcome<()> {
             }
         }
     }
+    if plan.namespaces.user {
+        mappings("user", &plan.uid_mappings)?;
+        mappings("group", &plan.gid_mappings)?;
+        mapped(&plan.init.user, &plan.uid_mappings, &plan.gid_mappings)?;
+    } else if !plan.uid_mappings.is_empty() || !plan.gid_mappings.is_empty() {
+        return Err(invalid(format_args!("mappings of ids need an own user namespace")));
+    }
     let counts = [
         plan.mounts.len(),
         plan.devices.len(),
@@ -66,6 +74,33 @@ pub(crate) fn container(plan: &ContainerPlan) -> Outcome<()> {
         }
     }
     process(&plan.init)
+}
+
+/// Ids of a user namespace; the kernel checks that ranges do not overlap.
+fn mappings(what: &str, mappings: &[IdMapping]) -> Outcome<()> {
+    /// UID_GID_MAP_MAX_EXTENTS
+    const MOST: usize = 340;
+    if mappings.is_empty() || mappings.len() > MOST {
+        let count = mappings.len();
+        return Err(invalid(format_args!("{count} mappings of {what} ids, not 1 to {MOST}")));
+    }
+    if host_id(mappings, 0).is_none() {
+        return Err(invalid(format_args!("{what} id 0 of the user namespace is not mapped")));
+    }
+    Ok(())
+}
+
+/// Credentials of a process in a user namespace.
+pub(crate) fn mapped(user: &UserPlan, uids: &[IdMapping], gids: &[IdMapping]) -> Outcome<()> {
+    if host_id(uids, user.uid).is_none() {
+        let uid = user.uid;
+        return Err(invalid(format_args!("user {uid} is not mapped in the user namespace")));
+    }
+    let mut groups = user.additional_gids.iter().chain([&user.gid]);
+    if let Some(gid) = groups.find(|gid| host_id(gids, **gid).is_none()) {
+        return Err(invalid(format_args!("group {gid} is not mapped in the user namespace")));
+    }
+    Ok(())
 }
 
 /// A process's plan.
@@ -216,6 +251,8 @@ mod tests {
 
     pub(crate) fn plan() -> ContainerPlan {
         ContainerPlan {
+            uid_mappings: vec![],
+            gid_mappings: vec![],
             id: "c1".into(),
             namespaces: Default::default(),
             hostname: None,
@@ -274,6 +311,31 @@ mod tests {
             refuses(|plan| plan.init.cwd = bad.into());
             refuses(|plan| plan.masked_paths.push(bad.into()));
             refuses(|plan| plan.readonly_paths.push(bad.into()));
+        }
+    }
+
+    #[test]
+    fn refuses_users_that_the_user_namespace_does_not_have() {
+        let map = |container_id, size| vec![IdMapping { container_id, host_id: 5, size }];
+        refuses(|plan| plan.uid_mappings = map(0, 1));
+        refuses(|plan| plan.namespaces.user = true);
+        let with_users = |uids, gids, uid, gid| {
+            let mut plan = plan();
+            plan.namespaces.user = true;
+            (plan.uid_mappings, plan.gid_mappings) = (uids, gids);
+            (plan.init.user.uid, plan.init.user.gid) = (uid, gid);
+            container(&plan)
+        };
+        with_users(map(0, 10), map(0, 1), 9, 0).unwrap();
+        for (uids, gids, uid, gid) in [
+            (map(0, 10), map(0, 10), 10, 0),
+            (map(0, 10), map(0, 10), 0, 10),
+            (map(1, 10), map(0, 10), 1, 0),
+            (map(0, 10), map(1, 10), 0, 1),
+            (vec![IdMapping { container_id: 0, host_id: 5, size: 1 }; 341], map(0, 10), 0, 0),
+        ] {
+            let error = with_users(uids, gids, uid, gid).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::InvalidArgument);
         }
     }
 

@@ -13,6 +13,10 @@ pub struct ContainerPlan {
     pub id: String,
     /// Namespaces that it gets for itself.
     pub namespaces: Namespaces,
+    /// User ids of its user namespace; empty without one.
+    pub uid_mappings: Vec<IdMapping>,
+    /// Group ids of its user namespace; empty without one.
+    pub gid_mappings: Vec<IdMapping>,
     /// sethostname(2), if any; needs `namespaces.uts`.
     pub hostname: Option<String>,
     /// setdomainname(2), if any; needs `namespaces.uts`.
@@ -51,6 +55,19 @@ pub struct Namespaces {
     pub cgroup: bool,
     /// Own network namespace, with only a loopback device, which is brought up.
     pub network: bool,
+    /// Own user namespace, with the plan's mappings. It owns the other namespaces that are new.
+    pub user: bool,
+}
+
+/// A range of ids of a user namespace (user_namespaces(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    /// First id in the container.
+    pub container_id: u32,
+    /// First id outside: an owner of files of the shares.
+    pub host_id: u32,
+    /// How many ids; at least 1.
+    pub size: u32,
 }
 
 /// The root file system of a container.

@@ -1,6 +1,7 @@
 //! The pair of sockets between the agent and a child that becomes a process of a container.
 //!
 //! ```text
+//!  agent: go ──────────────────────> child     with a user namespace: its ids are mapped
 //!  child: ready (with its terminal) ─> agent
 //!  agent: go ──────────────────────> child     after the host has asked for the start
 //!  child: execve(2) closes its end ─> agent    it runs
@@ -101,6 +102,11 @@ impl ChildEnd {
             control.push(SendAncillaryMessage::ScmRights(&fds));
         }
         sendmsg(&self.fd, &[IoSlice::new(&[READY])], &mut control, SendFlags::NOSIGNAL)?;
+        self.wait()
+    }
+
+    /// Waits for the agent's word. `Ok(false)` if it has given up.
+    pub(super) fn wait(&self) -> Result<bool, Errno> {
         let mut byte = [0];
         loop {
             match rustix::io::read(&self.fd, &mut byte) {

@@ -5,7 +5,7 @@
 
 use super::channel::{ChildEnd, Executed};
 use super::program;
-use super::{credentials, devices, mounts, namespaces, rootfs, terminal};
+use super::{credentials, devices, mounts, namespaces, rootfs, terminal, user_namespace};
 use crate::failure::{Outcome, failed, of_kind};
 use crate::sys;
 use agent_protocol::{ContainerPlan, ErrorKind, Namespaces, ProcessPlan, SeccompPlan};
@@ -28,10 +28,16 @@ pub(super) struct Joined<'a> {
     pub(super) seccomp: Option<&'a SeccompPlan>,
 }
 
-/// In the child of a clone: becomes a container's first process. Does not return.
-pub(super) fn become_init(plan: &ContainerPlan, streams: Streams, channel: ChildEnd) -> ! {
-    close_others(&streams, &channel, None);
-    let error = match build(plan, streams, &channel) {
+/// In the child of a clone: becomes a container's first process. Does not return. `nodes` are
+/// device nodes that were made for it.
+pub(super) fn become_init(
+    plan: &ContainerPlan,
+    streams: Streams,
+    nodes: Vec<OwnedFd>,
+    channel: ChildEnd,
+) -> ! {
+    close_others(&streams, &channel, nodes.iter().map(AsFd::as_fd));
+    let error = match build(plan, streams, nodes, &channel) {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -46,7 +52,7 @@ pub(super) fn become_process(
     streams: Streams,
     channel: ChildEnd,
 ) -> ! {
-    close_others(&streams, &channel, Some(joined.init));
+    close_others(&streams, &channel, [joined.init].into_iter());
     let error = match join(plan, joined, streams, &channel) {
         Ok(never) => match never {},
         Err(error) => error,
@@ -57,7 +63,11 @@ pub(super) fn become_process(
 
 /// Closes everything but what the child needs: copies of the agent's descriptors would hold other
 /// containers' streams open.
-fn close_others(streams: &Streams, channel: &ChildEnd, other: Option<BorrowedFd<'_>>) {
+fn close_others<'a>(
+    streams: &'a Streams,
+    channel: &'a ChildEnd,
+    other: impl Iterator<Item = BorrowedFd<'a>>,
+) {
     let mut keep: Vec<u32> = streams
         .iter()
         .flatten()
@@ -81,14 +91,28 @@ fn close_others(streams: &Streams, channel: &ChildEnd, other: Option<BorrowedFd<
     let _ = unsafe { sys::close_range(first, u32::MAX) };
 }
 
-fn build(plan: &ContainerPlan, streams: Streams, channel: &ChildEnd) -> Executed {
-    let spare_null = begin(&plan.init)?;
+fn build(
+    plan: &ContainerPlan,
+    streams: Streams,
+    nodes: Vec<OwnedFd>,
+    channel: &ChildEnd,
+) -> Executed {
+    let has_users = plan.namespaces.user;
+    let spare_null = begin(&plan.init, has_users)?;
+    if has_users {
+        if !matches!(channel.wait(), Ok(true)) {
+            // The agent has given up on this process and nobody listens.
+            sys::exit(1);
+        }
+        user_namespace::become_root()?;
+    }
     namespaces::set_up(plan.namespaces)?;
     let root = rootfs::attach(&plan.root)?;
     let deferred = mounts::mount_all(root.as_fd(), plan)?;
     if !mounts::dev_is_shared(plan) {
-        devices::make_all(root.as_fd(), plan)?;
+        devices::make_all(root.as_fd(), plan, &nodes)?;
     }
+    drop(nodes);
     if plan.init.stdio.terminal.is_some() {
         terminal::make_console(root.as_fd())?;
     }
@@ -101,28 +125,33 @@ fn build(plan: &ContainerPlan, streams: Streams, channel: &ChildEnd) -> Executed
     rootfs::enter(root.as_fd(), &plan.root)?;
     drop(root);
     let streams = complete(streams, spare_null)?;
-    execute(&plan.init, plan.seccomp.as_ref(), &streams, channel, true)
+    let how = How { is_init: true, limits_itself: !has_users };
+    execute(&plan.init, plan.seccomp.as_ref(), &streams, channel, how)
 }
 
 fn join(plan: &ProcessPlan, joined: &Joined<'_>, streams: Streams, channel: &ChildEnd) -> Executed {
-    let spare_null = begin(plan)?;
+    let has_users = joined.namespaces.user;
+    let spare_null = begin(plan, has_users)?;
     namespaces::join(joined.init, joined.namespaces)?;
+    if has_users {
+        user_namespace::become_root()?;
+    }
     let streams = complete(streams, spare_null)?;
-    execute(plan, joined.seccomp, &streams, channel, false)
+    let how = How { is_init: false, limits_itself: !has_users };
+    execute(plan, joined.seccomp, &streams, channel, how)
 }
 
-/// The steps that need the agent's file system.
+/// The steps that need the agent's file system. In a user namespace what needs privilege is the
+/// agent's, see [`credentials::Limits`].
 /// Returns the agent's /dev/null.
-fn begin(plan: &ProcessPlan) -> Outcome<Option<OwnedFd>> {
+fn begin(plan: &ProcessPlan, has_users: bool) -> Outcome<Option<OwnedFd>> {
     sys::block_signals(0).map_err(|errno| failed(format_args!("unblocking signals"), errno))?;
     // Only a test runner leaves it ignored, and that survives execve(2).
     sys::restore_pipe_signal().map_err(|errno| failed(format_args!("restoring SIGPIPE"), errno))?;
     restore_descriptor_limit();
     rustix::process::setsid().map_err(|errno| failed(format_args!("making a session"), errno))?;
-    if let Some(score) = plan.oom_score_adj {
-        openat(CWD, c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-            .and_then(|file| rustix::io::write(&file, format!("{score}").as_bytes()))
-            .map_err(|errno| failed(format_args!("setting oom_score_adj to {score}"), errno))?;
+    if !has_users && let Some(score) = plan.oom_score_adj {
+        credentials::set_oom_score_adj(None, score)?;
     }
     Ok(open_null())
 }
@@ -159,18 +188,26 @@ fn complete(streams: Streams, spare: Option<OwnedFd>) -> Outcome<[OwnedFd; 3]> {
     all().map_err(|errno| failed(format_args!("opening /dev/null"), errno))
 }
 
+/// What differs between the processes that [`execute`] serves.
+#[derive(Clone, Copy)]
+struct How {
+    is_init: bool,
+    /// It may set its own limits; else the agent does, when it is ready.
+    limits_itself: bool,
+}
+
 /// Everything from the streams to execve; the root is the container's.
 fn execute(
     plan: &ProcessPlan,
     seccomp: Option<&SeccompPlan>,
     streams: &[OwnedFd; 3],
     channel: &ChildEnd,
-    is_init: bool,
+    how: How,
 ) -> Executed {
     let master = match &plan.stdio.terminal {
         Some(terminal_plan) => {
             let terminal = terminal::open(terminal_plan, &plan.user)?;
-            if is_init {
+            if how.is_init {
                 terminal::bind_console(terminal.slave.as_fd())?;
             }
             let slave = terminal.slave.as_fd();
@@ -182,7 +219,10 @@ fn execute(
             None
         }
     };
-    credentials::limit(plan)?;
+    if how.limits_itself {
+        credentials::limit(None, &plan.rlimits, plan.scheduler, plan.io_priority)?;
+    }
+    credentials::set_personality(plan)?;
     let mut environment = plan.env.clone();
     if program::variable(&environment, "HOME").is_none_or(str::is_empty) {
         environment.retain(|entry| !entry.starts_with("HOME="));

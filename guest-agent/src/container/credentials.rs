@@ -13,18 +13,56 @@
 use super::instructions;
 use crate::failure::{Outcome, failed};
 use crate::sys;
-use agent_protocol::{Capabilities, ProcessPlan, SeccompPlan, UserPlan};
+use agent_protocol::{
+    Capabilities, IoPriority, ProcessPlan, Rlimit, Scheduler, SeccompPlan, UserPlan,
+};
+use alloc::format;
 use alloc::vec::Vec;
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, openat};
 use rustix::io::Errno;
 
 /// Capability numbers that a mask of 64 bits has.
 const CAPABILITIES: u32 = 64;
 
-/// Limits and scheduling of the calling process.
-pub(super) fn limit(plan: &ProcessPlan) -> Outcome<()> {
-    for limit in &plan.rlimits {
-        sys::set_limit(limit.resource, limit.soft, limit.hard).map_err(|errno| {
+/// What the agent does for a process in a user namespace when it is ready: it takes privilege over
+/// the guest, which even the root of such a namespace does not have.
+pub(crate) struct Limits {
+    rlimits: Vec<Rlimit>,
+    scheduler: Option<Scheduler>,
+    io_priority: Option<IoPriority>,
+    oom_score_adj: Option<i32>,
+}
+
+impl Limits {
+    /// Those of a plan.
+    pub(crate) fn of(plan: &ProcessPlan) -> Self {
+        Self {
+            rlimits: plan.rlimits.clone(),
+            scheduler: plan.scheduler,
+            io_priority: plan.io_priority,
+            oom_score_adj: plan.oom_score_adj,
+        }
+    }
+
+    /// Sets them for a process.
+    pub(crate) fn apply(&self, pid: u32) -> Outcome<()> {
+        if let Some(score) = self.oom_score_adj {
+            set_oom_score_adj(Some(pid), score)?;
+        }
+        limit(Some(pid), &self.rlimits, self.scheduler, self.io_priority)
+    }
+}
+
+/// Limits and scheduling of a process; `None` is the calling one.
+pub(super) fn limit(
+    pid: Option<u32>,
+    rlimits: &[Rlimit],
+    scheduler: Option<Scheduler>,
+    io_priority: Option<IoPriority>,
+) -> Outcome<()> {
+    let pid = pid.unwrap_or(0);
+    for limit in rlimits {
+        sys::set_limit_of(pid, limit.resource, limit.soft, limit.hard).map_err(|errno| {
             failed(
                 format_args!(
                     "setting resource limit {} to {} and {}",
@@ -34,7 +72,7 @@ pub(super) fn limit(plan: &ProcessPlan) -> Outcome<()> {
             )
         })?;
     }
-    if let Some(scheduler) = plan.scheduler {
+    if let Some(scheduler) = scheduler {
         let attributes = sys::SchedulerAttributes {
             size: 0,
             policy: scheduler.policy,
@@ -45,15 +83,33 @@ pub(super) fn limit(plan: &ProcessPlan) -> Outcome<()> {
             deadline: scheduler.deadline,
             period: scheduler.period,
         };
-        sys::set_scheduler(attributes).map_err(|errno| {
+        sys::set_scheduler(pid, attributes).map_err(|errno| {
             failed(format_args!("setting the scheduling policy {}", scheduler.policy), errno)
         })?;
     }
-    if let Some(priority) = plan.io_priority {
-        sys::set_io_priority(priority.class, priority.level).map_err(|errno| {
+    if let Some(priority) = io_priority {
+        sys::set_io_priority(pid, priority.class, priority.level).map_err(|errno| {
             failed(format_args!("setting the I/O priority class {}", priority.class), errno)
         })?;
     }
+    Ok(())
+}
+
+/// How likely the OOM killer takes a process (proc_pid_oom_score_adj(5)); `None` is the calling
+/// one. Needs the agent's /proc.
+pub(super) fn set_oom_score_adj(pid: Option<u32>, score: i32) -> Outcome<()> {
+    let path = match pid {
+        Some(pid) => format!("/proc/{pid}/oom_score_adj"),
+        None => "/proc/self/oom_score_adj".into(),
+    };
+    openat(CWD, path.as_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|file| rustix::io::write(&file, format!("{score}").as_bytes()))
+        .map(drop)
+        .map_err(|errno| failed(format_args!("setting oom_score_adj to {score}"), errno))
+}
+
+/// Execution domain and creation mask of the calling process.
+pub(super) fn set_personality(plan: &ProcessPlan) -> Outcome<()> {
     if let Some(persona) = plan.personality {
         sys::set_personality(persona)
             .map_err(|errno| failed(format_args!("setting the personality {persona:#x}"), errno))?;

@@ -18,14 +18,18 @@ mod program;
 mod rootfs;
 mod statistics;
 mod terminal;
+mod user_namespace;
 
 pub(crate) use cgroup::{Cgroup, acknowledge, enable_controllers};
 pub(crate) use channel::{Word, died_silently, go, receive};
 pub(crate) use child::Streams;
+pub(crate) use credentials::Limits;
+pub(crate) use devices::forget as forget_devices;
 pub(crate) use namespaces::bring_up_loopback;
 pub(crate) use processes::list as list_processes;
 pub(crate) use statistics::read as read_statistics;
 pub(crate) use terminal::resize;
+pub(crate) use user_namespace::host_id;
 
 use crate::failure::{Outcome, failed};
 use crate::{layout, sys};
@@ -37,6 +41,7 @@ use child::Joined;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions};
 use sys::Fork;
 
 /// A child on its way to become a process of a container.
@@ -57,13 +62,35 @@ pub(crate) fn spawn_init(
         MountSource::FileSystem { .. } => None,
     });
     shares.chain([plan.root.share.as_str()]).try_for_each(reach_share)?;
+    let has_users = plan.namespaces.user;
+    let mut nodes = Vec::new();
+    if has_users {
+        user_namespace::show_sysfs(plan)?;
+        nodes = devices::prepare(plan)?;
+    }
     let (agent_end, child_end) =
         channel::pair().map_err(|errno| failed(format_args!("making a channel"), errno))?;
     match sys::fork(namespaces::for_clone(plan.namespaces), cgroup.fd()) {
-        Ok(Fork::Child) => child::become_init(plan, streams, ChildEnd { fd: child_end }),
-        Ok(Fork::Parent { pid, pidfd }) => Ok(Spawned { pid, pidfd, channel: agent_end }),
+        Ok(Fork::Child) => child::become_init(plan, streams, nodes, ChildEnd { fd: child_end }),
+        Ok(Fork::Parent { pid, pidfd }) => {
+            drop(child_end);
+            if has_users && let Err(error) = map_users(pid, plan, &agent_end) {
+                // The child ends when nobody listens any more.
+                drop(agent_end);
+                let _ =
+                    rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+                return Err(error);
+            }
+            Ok(Spawned { pid, pidfd, channel: agent_end })
+        }
         Err(errno) => Err(failed(format_args!("making the first process"), errno)),
     }
+}
+
+/// Maps the ids of a child that waits for that, and lets it go on.
+fn map_users(pid: u32, plan: &ContainerPlan, channel: &OwnedFd) -> Outcome<()> {
+    user_namespace::map(pid, plan)?;
+    go(channel).map_err(|errno| failed(format_args!("starting the first process"), errno))
 }
 
 /// Makes sure that a share is mounted, in the agent's mount namespace: it is mounted when it is

@@ -13,6 +13,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 /// which the child is put into (cgroup_namespaces(7)).
 pub(super) fn for_clone(namespaces: Namespaces) -> u64 {
     let wanted = [
+        // The kernel makes it first, and it owns the others (user_namespaces(7)).
+        (namespaces.user, libc::CLONE_NEWUSER),
         (namespaces.pid, libc::CLONE_NEWPID),
         (namespaces.uts, libc::CLONE_NEWUTS),
         (namespaces.ipc, libc::CLONE_NEWIPC),
@@ -25,6 +27,7 @@ pub(super) fn for_clone(namespaces: Namespaces) -> u64 {
 /// agent, since it holds for children only.
 pub(super) fn to_join(namespaces: Namespaces) -> c_int {
     let wanted = [
+        (namespaces.user, libc::CLONE_NEWUSER),
         (namespaces.uts, libc::CLONE_NEWUTS),
         (namespaces.ipc, libc::CLONE_NEWIPC),
         (namespaces.network, libc::CLONE_NEWNET),
@@ -34,7 +37,7 @@ pub(super) fn to_join(namespaces: Namespaces) -> c_int {
     c_int::try_from(bits(wanted, libc::CLONE_NEWNS)).unwrap_or(libc::CLONE_NEWNS)
 }
 
-fn bits(wanted: [(bool, c_int); 4], always: c_int) -> u64 {
+fn bits<const N: usize>(wanted: [(bool, c_int); N], always: c_int) -> u64 {
     wanted
         .into_iter()
         .filter(|(is_wanted, _)| *is_wanted)
@@ -89,7 +92,8 @@ mod tests {
     fn the_mount_namespace_is_always_its_own() {
         let none = Namespaces::default();
         assert_eq!(for_clone(none), u64::from(libc::CLONE_NEWNS.unsigned_abs()));
-        let all = Namespaces { pid: true, uts: true, ipc: true, cgroup: true, network: true };
+        let all =
+            Namespaces { pid: true, uts: true, ipc: true, cgroup: true, network: true, user: true };
         let cgroup = u64::from(libc::CLONE_NEWCGROUP.unsigned_abs());
         assert_eq!(for_clone(all) & cgroup, 0);
         assert_ne!(for_clone(all) & u64::from(libc::CLONE_NEWPID.unsigned_abs()), 0);

@@ -186,6 +186,9 @@ impl Server<'_> {
         match removed {
             Ok(()) => {
                 let request = deletion.request;
+                if known.namespaces.user {
+                    container::forget_devices(container);
+                }
                 // A file of a cgroup that is gone goes on reporting errors.
                 self.poller.close(&mut known.memory_events);
                 self.table.containers.remove(container);

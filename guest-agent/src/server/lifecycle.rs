@@ -52,6 +52,12 @@ impl Server<'_> {
             && process.stage == Stage::Building
         {
             process.stage = Stage::Connecting;
+            if let Some(limits) = process.limits.take()
+                && let Err(error) = limits.apply(process.pid)
+            {
+                self.abandon(key, error);
+                return;
+            }
             if let Some(terminal) = terminal {
                 self.attach_terminal(key, terminal);
             }

@@ -1,14 +1,14 @@
 //! Requests of the host: each is checked and handed on.
 
 use super::Server;
-use crate::container::{self, Cgroup};
+use crate::container::{self, Cgroup, Limits};
 use crate::failure::{Outcome, failed, refused};
 use crate::poller::Source;
 use crate::process::{Container, Deletion, Process, Stage};
 use crate::{init, validate};
 use agent_protocol::{
-    ContainerPlan, ErrorKind, FileWrite, GuestConfig, INIT_PROCESS, ProcessPlan, Reply, Request,
-    WindowSize,
+    ContainerPlan, ErrorKind, FileWrite, GuestConfig, INIT_PROCESS, IdMapping, ProcessPlan, Reply,
+    Request, WindowSize,
 };
 use alloc::boxed::Box;
 use rustix::event::epoll::EventFlags;
@@ -90,18 +90,22 @@ impl Server<'_> {
         let cgroup = Cgroup::create(&plan.id, &plan.cgroup)?;
         let key = self.new_key();
         let spawned = self
-            .open_streams(key, &plan.init)
+            .open_streams(key, &plan.init, owner(&plan.init, &plan.uid_mappings))
             .and_then(|streams| container::spawn_init(&plan, &cgroup, streams))
             .and_then(|spawned| self.watch_child(key, spawned));
         let spawned = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {
                 self.close_relays_of(key);
+                if plan.namespaces.user {
+                    container::forget_devices(&plan.id);
+                }
                 let _ = cgroup.remove();
                 return Err(error);
             }
         };
-        let process = Process::new(&plan.id, INIT_PROCESS, spawned, request);
+        let mut process = Process::new(&plan.id, INIT_PROCESS, spawned, request);
+        process.limits = plan.namespaces.user.then(|| Limits::of(&plan.init));
         let container_key = self.new_key();
         let container = Container {
             key: container_key,
@@ -109,6 +113,8 @@ impl Server<'_> {
             kills_told: 0,
             cgroup,
             namespaces: plan.namespaces,
+            uid_mappings: plan.uid_mappings,
+            gid_mappings: plan.gid_mappings,
             seccomp: plan.seccomp.take(),
             device_program: plan.cgroup.device_program.take(),
             deletion: None,
@@ -157,9 +163,15 @@ impl Server<'_> {
         if init.stage != Stage::Running || init.end.is_some() {
             return Err(wrong_state(format_args!("container {container:?} is not running")));
         }
+        let known = self.container(container)?;
+        let has_users = known.namespaces.user;
+        if has_users {
+            validate::mapped(&plan.user, &known.uid_mappings, &known.gid_mappings)?;
+        }
+        let owner = owner(plan, &known.uid_mappings);
         let key = self.new_key();
         let spawned = self
-            .open_streams(key, plan)
+            .open_streams(key, plan, owner)
             .and_then(|streams| {
                 let home = self.home(container)?;
                 container::spawn_process(plan, &home, streams)
@@ -167,7 +179,8 @@ impl Server<'_> {
             .and_then(|spawned| self.watch_child(key, spawned));
         match spawned {
             Ok(spawned) => {
-                let process = Process::new(container, id, spawned, request);
+                let mut process = Process::new(container, id, spawned, request);
+                process.limits = has_users.then(|| Limits::of(plan));
                 self.table.processes.insert(key, process);
                 Ok(())
             }
@@ -275,6 +288,11 @@ impl Server<'_> {
         }
         Ok(())
     }
+}
+
+/// Whom the streams of a process belong to, as the guest knows its user.
+fn owner(plan: &ProcessPlan, mappings: &[IdMapping]) -> u32 {
+    container::host_id(mappings, plan.user.uid).unwrap_or(plan.user.uid)
 }
 
 fn no_such(container: &str, process: &str) -> agent_protocol::AgentError {

@@ -14,21 +14,26 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 impl Server<'_> {
-    /// Begins to connect the streams of a process. Returns the child's ends.
-    pub(super) fn open_streams(&mut self, process: u32, plan: &ProcessPlan) -> Outcome<Streams> {
+    /// Begins to connect the streams of a process, which belong to the guest's user `owner`. Returns
+    /// the child's ends.
+    pub(super) fn open_streams(
+        &mut self,
+        process: u32,
+        plan: &ProcessPlan,
+        owner: u32,
+    ) -> Outcome<Streams> {
         let stdio = &plan.stdio;
         if let Some(terminal) = &stdio.terminal {
             let socket = self.begin_stream(terminal.port)?;
             self.insert_relay(Relay::terminal(process, socket));
             return Ok([None, None, None]);
         }
-        let user = plan.user.uid;
         let mut streams: Streams = [None, None, None];
         let ports = [stdio.stdin, stdio.stdout, stdio.stderr];
         for (index, (stream, port)) in streams.iter_mut().zip(ports).enumerate() {
             let Some(port) = port else { continue };
             let socket = self.begin_stream(port)?;
-            let (reader, writer) = new_pipe(user)
+            let (reader, writer) = new_pipe(owner)
                 .map_err(|errno| failed(format_args!("making a pipe for port {port}"), errno))?;
             let is_input = index == 0;
             let (relay, child) = if is_input {

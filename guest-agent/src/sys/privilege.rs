@@ -6,10 +6,16 @@ use rustix::io::Errno;
 
 /// prlimit64(2) on the calling process; `resource` is a RLIMIT_* number.
 pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    set_limit_of(0, resource, soft, hard)
+}
+
+/// prlimit64(2); pid 0 is the calling process.
+pub(crate) fn set_limit_of(pid: u32, resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let pid = usize::try_from(pid).map_err(|_| Errno::INVAL)?;
     let resource = usize::try_from(resource).map_err(|_| Errno::INVAL)?;
     let limit = [soft, hard];
     // SAFETY: the kernel reads two numbers of 64 bits.
-    unsafe { call(libc::SYS_prlimit64, [0, resource, pointer(&limit), 0, 0, 0]) }.map(drop)
+    unsafe { call(libc::SYS_prlimit64, [pid, resource, pointer(&limit), 0, 0, 0]) }.map(drop)
 }
 
 /// Soft and hard limit of the calling process.
@@ -104,20 +110,22 @@ pub(crate) struct SchedulerAttributes {
     pub(crate) period: u64,
 }
 
-/// sched_setattr(2) on the calling thread.
-pub(crate) fn set_scheduler(mut attributes: SchedulerAttributes) -> Result<()> {
+/// sched_setattr(2) on a thread; 0 is the calling one.
+pub(crate) fn set_scheduler(thread: u32, mut attributes: SchedulerAttributes) -> Result<()> {
+    let thread = usize::try_from(thread).map_err(|_| Errno::INVAL)?;
     attributes.size = u32::try_from(size_of::<SchedulerAttributes>()).unwrap_or(0);
     // SAFETY: the kernel reads a structure whose size is in its first field.
-    unsafe { call(libc::SYS_sched_setattr, [0, pointer(&attributes), 0, 0, 0, 0]) }.map(drop)
+    unsafe { call(libc::SYS_sched_setattr, [thread, pointer(&attributes), 0, 0, 0, 0]) }.map(drop)
 }
 
-/// ioprio_set(2) on the calling thread.
-pub(crate) fn set_io_priority(class: u8, level: u8) -> Result<()> {
+/// ioprio_set(2) on a thread; 0 is the calling one.
+pub(crate) fn set_io_priority(thread: u32, class: u8, level: u8) -> Result<()> {
     const IOPRIO_WHO_PROCESS: usize = 1;
     const IOPRIO_CLASS_SHIFT: u32 = 13;
     let value = (usize::from(class) << IOPRIO_CLASS_SHIFT) | usize::from(level);
+    let thread = usize::try_from(thread).map_err(|_| Errno::INVAL)?;
     // SAFETY: takes no pointer.
-    unsafe { call(libc::SYS_ioprio_set, [IOPRIO_WHO_PROCESS, 0, value, 0, 0, 0]) }.map(drop)
+    unsafe { call(libc::SYS_ioprio_set, [IOPRIO_WHO_PROCESS, thread, value, 0, 0, 0]) }.map(drop)
 }
 
 /// personality(2).

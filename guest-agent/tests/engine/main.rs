@@ -6,3 +6,4 @@ mod isolation;
 mod lifecycle;
 mod streams;
 mod terminal;
+mod users;

@@ -42,6 +42,7 @@ const GROUPS: &[&Group] = &[
     &devices::DEVICES,
     &namespaces::SHARED,
     &namespaces::NAMESPACES,
+    &namespaces::USERS,
     &namespaces::NAMES,
     &paths::PATHS,
     &resources::SETTINGS,

@@ -166,7 +166,16 @@ fn statistics() -> Statistics {
 fn container_plan() -> ContainerPlan {
     ContainerPlan {
         id: "c".into(),
-        namespaces: Namespaces { pid: true, uts: false, ipc: true, cgroup: false, network: true },
+        namespaces: Namespaces {
+            pid: true,
+            uts: false,
+            ipc: true,
+            cgroup: false,
+            network: true,
+            user: true,
+        },
+        uid_mappings: vec![IdMapping { container_id: 0, host_id: 100_000, size: 65_536 }],
+        gid_mappings: vec![IdMapping { container_id: 1, host_id: 2, size: 3 }],
         hostname: Some("h".into()),
         domainname: None,
         root: RootPlan { share: "root".into(), read_only: true, propagation: 0x44000 },

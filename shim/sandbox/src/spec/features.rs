@@ -41,7 +41,8 @@ mod tests {
         };
         assert!(has(&features["mountOptions"], "rro"));
         assert!(!has(&features["mountOptions"], "idmap"));
-        assert!(!has(&features["linux"]["namespaces"], "user"));
+        assert!(has(&features["linux"]["namespaces"], "user"));
+        assert!(!has(&features["linux"]["namespaces"], "time"));
         assert!(!has(&features["hooks"], "startContainer"));
         let seccomp = &features["linux"]["seccomp"];
         assert!(has(&seccomp["actions"], "SCMP_ACT_ERRNO"));

@@ -6,10 +6,10 @@ use crate::spec::devices;
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use crate::spec::mount_options::ms;
-use crate::spec::namespaces;
+use crate::spec::namespaces::{self, OwnNamespaces};
 use crate::spec::process::by_name;
 use crate::spec::seccomp::{self, SeccompSpec};
-use agent_protocol::{DevicePlan, FileWrite, Namespaces};
+use agent_protocol::{DevicePlan, FileWrite};
 
 /// Paths in one list.
 const MAX_PATHS: usize = 4096;
@@ -31,7 +31,7 @@ const PERSONALITIES: [(&str, u64); 2] = [("LINUX", 0x0000), ("LINUX32", 0x0008)]
 /// What `linux` says beside resources.
 #[derive(Debug)]
 pub(super) struct Linux {
-    pub(super) namespaces: Namespaces,
+    pub(super) own: OwnNamespaces,
     pub(super) devices: Vec<DevicePlan>,
     pub(super) masked_paths: Vec<String>,
     pub(super) readonly_paths: Vec<String>,
@@ -57,7 +57,7 @@ pub(super) fn read(
     linux.refuse("netDevices", "a guest has no network device of the host; remove it")?;
     linux.refuse("memoryPolicy", "a guest has one NUMA node; remove it")?;
     let read = Linux {
-        namespaces: namespaces::read(linux)?,
+        own: namespaces::read(linux)?,
         devices: devices::read(linux)?,
         masked_paths: read_paths(linux, "maskedPaths")?,
         readonly_paths: read_paths(linux, "readonlyPaths")?,

@@ -198,14 +198,16 @@ impl Bundle {
             Some(hooks) => hooks::read(&hooks, &mut notes)?,
             None => Hooks::default(),
         };
-        let (hostname, domainname) = read_names(&fields, linux.namespaces.uts)?;
+        let (hostname, domainname) = read_names(&fields, linux.own.namespaces.uts)?;
         let read_only = shares.first().is_some_and(|root| root.read_only);
         fields.tell_unknown(&mut notes);
         let terminal = process.terminal || overrides.terminal;
         let console_size = process.console_size;
         let plan = ContainerPlan {
             id: id.to_owned(),
-            namespaces: linux.namespaces,
+            namespaces: linux.own.namespaces,
+            uid_mappings: linux.own.uid_mappings,
+            gid_mappings: linux.own.gid_mappings,
             hostname,
             domainname,
             root: RootPlan {

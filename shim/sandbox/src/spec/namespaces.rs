@@ -1,14 +1,27 @@
-//! `linux.namespaces`: which of the guest's namespaces a container has for itself.
+//! `linux.namespaces`: which of the guest's namespaces a container has for itself, and the ids of its
+//! user namespace.
 
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
-use agent_protocol::Namespaces;
+use agent_protocol::{IdMapping, Namespaces};
 
 /// Types of namespaces that a container can have.
-pub(super) const KINDS: [&str; 6] = ["pid", "network", "mount", "ipc", "uts", "cgroup"];
+pub(super) const KINDS: [&str; 7] = ["pid", "network", "mount", "ipc", "uts", "cgroup", "user"];
+
+/// Ranges in one map (UID_GID_MAP_MAX_EXTENTS, user_namespaces(7)).
+const MAX_MAPPINGS: usize = 340;
+
+/// What a container has for itself.
+#[derive(Debug)]
+pub(super) struct OwnNamespaces {
+    pub(super) namespaces: Namespaces,
+    /// Empty without a user namespace.
+    pub(super) uid_mappings: Vec<IdMapping>,
+    pub(super) gid_mappings: Vec<IdMapping>,
+}
 
 /// Reads `linux.namespaces` and the mappings that belong to a user namespace.
-pub(super) fn read(linux: &Fields<'_>) -> Result<Namespaces, SpecError> {
+pub(super) fn read(linux: &Fields<'_>) -> Result<OwnNamespaces, SpecError> {
     let node =
         linux.require("namespaces", "the list of namespaces; \"mount\" must be among them")?;
     let mut kinds: Vec<&str> = Vec::new();
@@ -23,18 +36,70 @@ pub(super) fn read(linux: &Fields<'_>) -> Result<Namespaces, SpecError> {
     if !kinds.contains(&"mount") {
         return Err(node.invalid("a container needs a mount namespace: add {\"type\": \"mount\"}"));
     }
-    let remedy = "user namespaces are not there yet; remove it, the virtual machine keeps the \
-                  container's root from being the host's";
-    linux.refuse("uidMappings", remedy)?;
-    linux.refuse("gidMappings", remedy)?;
     let has = |kind| kinds.contains(&kind);
-    Ok(Namespaces {
-        pid: has("pid"),
-        uts: has("uts"),
-        ipc: has("ipc"),
-        cgroup: has("cgroup"),
-        network: has("network"),
+    Ok(OwnNamespaces {
+        namespaces: Namespaces {
+            pid: has("pid"),
+            uts: has("uts"),
+            ipc: has("ipc"),
+            cgroup: has("cgroup"),
+            network: has("network"),
+            user: has("user"),
+        },
+        uid_mappings: read_mappings(linux, "uidMappings", has("user"))?,
+        gid_mappings: read_mappings(linux, "gidMappings", has("user"))?,
     })
+}
+
+fn read_mappings(
+    linux: &Fields<'_>,
+    name: &'static str,
+    has_users: bool,
+) -> Result<Vec<IdMapping>, SpecError> {
+    if !has_users {
+        linux.refuse(
+            name,
+            "it belongs to a user namespace: add {\"type\": \"user\"}, or remove it",
+        )?;
+        return Ok(Vec::new());
+    }
+    let node = linux.require(name, "the ids of the user namespace: containerID, hostID, size")?;
+    let items = node.items()?;
+    if items.is_empty() || items.len() > MAX_MAPPINGS {
+        return Err(node.invalid(format!("a user namespace has 1 to {MAX_MAPPINGS} mappings")));
+    }
+    let mappings: Vec<IdMapping> = items.iter().map(read_mapping).collect::<Result<_, _>>()?;
+    for (index, (item, mapping)) in items.iter().zip(&mappings).enumerate() {
+        if mappings.iter().take(index).any(|other| overlap(mapping, other)) {
+            return Err(item.invalid("it has ids in common with one before it"));
+        }
+    }
+    if !mappings.iter().any(|mapping| mapping.container_id == 0) {
+        return Err(node.invalid("root of the user namespace is not mapped: map containerID 0"));
+    }
+    Ok(mappings)
+}
+
+fn read_mapping(item: &Node<'_>) -> Result<IdMapping, SpecError> {
+    let fields = item.fields()?;
+    let number = |name, purpose| fields.require(name, purpose)?.integer::<u32>();
+    let mapping = IdMapping {
+        container_id: number("containerID", "the first id in the container")?,
+        host_id: number("hostID", "the first id outside")?,
+        size: number("size", "how many ids are mapped")?,
+    };
+    let fits = |first: u32| first.checked_add(mapping.size).is_some();
+    if mapping.size == 0 || !fits(mapping.container_id) || !fits(mapping.host_id) {
+        return Err(item.invalid("a range has at least one id, and none above 4294967294"));
+    }
+    Ok(mapping)
+}
+
+fn overlap(one: &IdMapping, other: &IdMapping) -> bool {
+    let overlap = |first: u32, second: u32| {
+        first < second.saturating_add(other.size) && second < first.saturating_add(one.size)
+    };
+    overlap(one.container_id, other.container_id) || overlap(one.host_id, other.host_id)
 }
 
 fn read_kind<'v>(item: &Node<'v>) -> Result<&'v str, SpecError> {
@@ -43,12 +108,6 @@ fn read_kind<'v>(item: &Node<'v>) -> Result<&'v str, SpecError> {
     let kind = node.text()?;
     match kind {
         kind if KINDS.contains(&kind) => {}
-        "user" => {
-            return Err(node.unsupported(
-                "user namespaces are not there yet; remove it, the virtual machine keeps the \
-                 container's root from being the host's",
-            ));
-        }
         "time" => return Err(node.unsupported("remove it; a guest's clock follows the host's")),
         _ => {
             return Err(node.invalid(
@@ -61,4 +120,68 @@ fn read_kind<'v>(item: &Node<'v>) -> Result<&'v str, SpecError> {
         "a virtual machine cannot enter a namespace of the host; remove the path for a new one",
     )?;
     Ok(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn read(linux: &Value) -> Result<OwnNamespaces, SpecError> {
+        super::read(&Node::document(linux).fields()?)
+    }
+
+    fn with_users(uids: &Value) -> Value {
+        json!({
+            "namespaces": [{ "type": "mount" }, { "type": "user" }],
+            "uidMappings": uids,
+            "gidMappings": [{ "containerID": 0, "hostID": 7, "size": 1 }],
+        })
+    }
+
+    fn range(container_id: u32, host_id: u32, size: u32) -> Value {
+        json!({ "containerID": container_id, "hostID": host_id, "size": size })
+    }
+
+    #[test]
+    fn a_user_namespace_has_its_ids() {
+        let linux = with_users(&json!([range(1, 100_000, 10), range(0, 1000, 1)]));
+        let own = read(&linux).unwrap();
+        assert!(own.namespaces.user);
+        assert_eq!(
+            own.uid_mappings,
+            [
+                IdMapping { container_id: 1, host_id: 100_000, size: 10 },
+                IdMapping { container_id: 0, host_id: 1000, size: 1 }
+            ]
+        );
+        assert_eq!(own.gid_mappings.len(), 1);
+    }
+
+    #[test]
+    fn ids_that_cannot_be_are_refused() {
+        for (uids, problem) in [
+            (json!([]), "1 to 340"),
+            (json!(vec![range(0, 0, 1); 341]), "1 to 340"),
+            (json!([range(0, 0, 0)]), "at least one id"),
+            (json!([range(0, u32::MAX, 1)]), "at least one id"),
+            (json!([range(u32::MAX, 0, 1)]), "at least one id"),
+            (json!([range(0, 0, 10), range(9, 100, 10)]), "uidMappings[1]"),
+            (json!([range(0, 0, 10), range(10, 9, 10)]), "in common"),
+            (json!([range(1, 0, 10)]), "map containerID 0"),
+            (json!([{ "containerID": 0, "size": 1 }]), "hostID is missing"),
+            (json!([{ "containerID": -1, "hostID": 0, "size": 1 }]), "containerID"),
+            (json!({}), "array"),
+        ] {
+            let error = read(&with_users(&uids)).unwrap_err().to_string();
+            assert!(error.contains(problem), "{problem:?} in {error}");
+        }
+    }
+
+    #[test]
+    fn ids_without_a_user_namespace_are_refused() {
+        let linux = json!({ "namespaces": [{ "type": "mount" }], "gidMappings": [range(0, 0, 1)] });
+        let error = read(&linux).unwrap_err().to_string();
+        assert!(error.contains("gidMappings") && error.contains("user namespace"), "{error}");
+    }
 }

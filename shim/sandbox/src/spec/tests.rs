@@ -188,7 +188,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("/hostname", json!("x".repeat(65)), "hostname is"),
         ("/linux", Value::Null, "linux is missing"),
         ("/linux/namespaces", json!([{ "type": "pid" }]), "linux.namespaces is"),
-        ("/linux/namespaces/0", json!({ "type": "user" }), "linux.namespaces[0].type is \"user\""),
+        ("/linux/namespaces/0", json!({ "type": "user" }), "linux.uidMappings is missing"),
         ("/linux/namespaces/0", json!({ "type": "time" }), "linux.namespaces[0].type is \"time\""),
         ("/linux/namespaces/0", json!({ "type": "x" }), "linux.namespaces[0].type is \"x\""),
         ("/linux/namespaces/1", json!({ "type": "pid" }), "linux.namespaces[1] is"),

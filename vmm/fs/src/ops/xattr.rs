@@ -64,19 +64,20 @@ impl Worker {
     ) -> Result<Outcome, Errno> {
         let attribute = Attribute::of(name);
         if attribute == Attribute::Hidden || header.nodeid == ROOT_ID {
-            return Err(hidden(name));
+            return Err(hidden(name, attribute));
         }
         let inode = self.inode(header.nodeid)?;
         let path = DecInt::from_fd(inode.fd());
         if attribute == Attribute::Capability && !self.identity_ids() {
             return self.get_capability(path.as_c_str(), size);
         }
+        let absent = |errno| missing(errno, attribute);
         if size == 0 {
-            let len = getxattr_query(path.as_c_str(), name)?;
+            let len = getxattr_query(path.as_c_str(), name).map_err(absent)?;
             return self.size_body(len);
         }
         self.reserve_reply(size);
-        getxattr(path.as_c_str(), name, spare_capacity(&mut self.reply))?;
+        getxattr(path.as_c_str(), name, spare_capacity(&mut self.reply)).map_err(absent)?;
         let server = &self.server;
         if attribute == Attribute::Acl && !self.identity_ids() {
             let uid = |id| Some(server.uid_map.to_guest(id));
@@ -207,8 +208,15 @@ impl Worker {
 }
 
 /// What reading an attribute gives that is not the guest's.
-fn hidden(name: &CStr) -> Errno {
-    if is_trusted(name) { Errno::NODATA } else { Errno::OPNOTSUPP }
+fn hidden(name: &CStr, attribute: Attribute) -> Errno {
+    if is_trusted(name) { Errno::NODATA } else { missing(Errno::OPNOTSUPP, attribute) }
+}
+
+/// What reading an attribute gives on a file system of the host that does not have its kind. A guest
+/// that is told so of an ACL gives it to every user but the owner, whatever the mode allows (Linux
+/// 6.12, fs/fuse/acl.c); that there is none is as true.
+fn missing(errno: Errno, attribute: Attribute) -> Errno {
+    if attribute == Attribute::Acl && errno == Errno::OPNOTSUPP { Errno::NODATA } else { errno }
 }
 
 /// What writing an attribute gives that is not the guest's; for `trusted.*` as without

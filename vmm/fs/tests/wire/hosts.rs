@@ -102,6 +102,11 @@ fn a_file_system_without_attributes_works_as_far_as_it_does() {
     assert_eq!(client.setxattr(node, "user.x", b"1", 0), Err(Errno::OPNOTSUPP));
     assert_eq!(client.getxattr(node, "user.x", 10), Err(Errno::OPNOTSUPP));
     assert_eq!(client.setxattr(node, "system.posix_acl_access", b"", 0), Err(Errno::OPNOTSUPP));
+    // A guest that is told "not supported" refuses the file to everybody but its owner.
+    assert_eq!(client.getxattr(node, "system.posix_acl_access", 10), Err(Errno::NODATA));
+    // The directory of all shares.
+    assert_eq!(client.getxattr(1, "system.posix_acl_access", 10), Err(Errno::NODATA));
+    assert_eq!(client.getxattr(1, "user.x", 10), Err(Errno::OPNOTSUPP));
     assert_eq!(client.listxattr(node, 100).unwrap(), b"");
     let allocate = FallocateIn { fh: open.fh, length: 1, ..FallocateIn::default() };
     let allocated = client.done(opcode::FALLOCATE, node, &[bytes(&allocate)]);
