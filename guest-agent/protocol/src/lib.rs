@@ -35,9 +35,9 @@ pub use message::{
     Reply, Request,
 };
 pub use plan::{
-    Capabilities, CgroupPlan, ContainerPlan, DevicePlan, FileWrite, IoPriority, MountAttributes,
-    MountPlan, MountSource, Namespaces, ProcessPlan, Rlimit, RootPlan, Scheduler, SeccompPlan,
-    StdioPlan, TerminalPlan, UserPlan, WindowSize,
+    Capabilities, CgroupPlan, ContainerPlan, DevicePlan, FileWrite, HookPlan, IoPriority,
+    MountAttributes, MountPlan, MountSource, Namespaces, ProcessPlan, Rlimit, RootPlan, Scheduler,
+    SeccompPlan, StartHooks, StdioPlan, TerminalPlan, UserPlan, WindowSize,
 };
 pub use report::{
     Counter, CpuStatistics, HugePageStatistics, IoStatistics, MemoryStatistics, PidsStatistics,
@@ -45,7 +45,7 @@ pub use report::{
 };
 
 /// Version of the messages and of their encoding. Host and guest must agree exactly.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// vsock port on the host to which the agent connects for its control stream.
 pub const CONTROL_PORT: u32 = 1024;
@@ -82,3 +82,6 @@ pub const MAX_COUNTER_NAME: usize = 64;
 
 /// Settings of one [`Request::UpdateResources`].
 pub const MAX_UPDATED_SETTINGS: usize = 64;
+
+/// Hooks of one [`ContainerPlan`].
+pub const MAX_START_HOOKS: usize = 64;

@@ -8,13 +8,13 @@ use crate::{
 };
 
 const _: () = {
-    assert!(VERSION == 2, "schema/ and docs/agent-protocol.md describe version 2");
-    assert!(CONTROL_PORT == 1024, "agents of version 2 connect to port 1024");
-    assert!(FIRST_STREAM_PORT == 1 << 20, "stream ports of version 2 begin at 1048576");
+    assert!(VERSION == 3, "schema/ and docs/agent-protocol.md describe version 3");
+    assert!(CONTROL_PORT == 1024, "agents of version 3 connect to port 1024");
+    assert!(FIRST_STREAM_PORT == 1 << 20, "stream ports of version 3 begin at 1048576");
     assert!(CONTROL_PORT < FIRST_STREAM_PORT, "the control port must be no stream port");
     assert!(HEADER_BYTES == 4, "the length of a frame is a u32");
-    assert!(MAX_HOST_FRAME == 4 << 20, "agents of version 2 take frames of 4 MiB");
-    assert!(MAX_GUEST_FRAME == 256 << 10, "hosts of version 2 take frames of 256 KiB");
+    assert!(MAX_HOST_FRAME == 4 << 20, "agents of version 3 take frames of 4 MiB");
+    assert!(MAX_GUEST_FRAME == 256 << 10, "hosts of version 3 take frames of 256 KiB");
     assert!(MAX_HOST_FRAME <= u32::MAX as usize, "a frame's length has to fit its header");
     // Seven numbers of a process, of ten bytes at most each, and the longest names there can be.
     assert!(

@@ -5,10 +5,10 @@
 
 use super::channel::{ChildEnd, Executed};
 use super::program;
-use super::{credentials, devices, mounts, namespaces, rootfs, terminal};
+use super::{credentials, devices, hooks, mounts, namespaces, rootfs, terminal};
 use crate::failure::{Outcome, failed, of_kind};
 use crate::sys;
-use agent_protocol::{ContainerPlan, ErrorKind, Namespaces, ProcessPlan, SeccompPlan};
+use agent_protocol::{ContainerPlan, ErrorKind, Namespaces, ProcessPlan, SeccompPlan, StartHooks};
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
@@ -101,14 +101,14 @@ fn build(plan: &ContainerPlan, streams: Streams, channel: &ChildEnd) -> Executed
     rootfs::enter(root.as_fd(), &plan.root)?;
     drop(root);
     let streams = complete(streams, spare_null)?;
-    execute(&plan.init, plan.seccomp.as_ref(), &streams, channel, true)
+    execute(&plan.init, plan.seccomp.as_ref(), &streams, channel, Some(&plan.start_hooks))
 }
 
 fn join(plan: &ProcessPlan, joined: &Joined<'_>, streams: Streams, channel: &ChildEnd) -> Executed {
     let spare_null = begin(plan)?;
     namespaces::join(joined.init, joined.namespaces)?;
     let streams = complete(streams, spare_null)?;
-    execute(plan, joined.seccomp, &streams, channel, false)
+    execute(plan, joined.seccomp, &streams, channel, None)
 }
 
 /// The steps that need the agent's file system.
@@ -159,18 +159,19 @@ fn complete(streams: Streams, spare: Option<OwnedFd>) -> Outcome<[OwnedFd; 3]> {
     all().map_err(|errno| failed(format_args!("opening /dev/null"), errno))
 }
 
-/// Everything from the streams to execve; the root is the container's.
+/// Everything from the streams to execve; the root is the container's. Only a first process has
+/// hooks, or none of them.
 fn execute(
     plan: &ProcessPlan,
     seccomp: Option<&SeccompPlan>,
     streams: &[OwnedFd; 3],
     channel: &ChildEnd,
-    is_init: bool,
+    hooks: Option<&StartHooks>,
 ) -> Executed {
     let master = match &plan.stdio.terminal {
         Some(terminal_plan) => {
             let terminal = terminal::open(terminal_plan, &plan.user)?;
-            if is_init {
+            if hooks.is_some() {
                 terminal::bind_console(terminal.slave.as_fd())?;
             }
             let slave = terminal.slave.as_fd();
@@ -204,11 +205,17 @@ fn execute(
         // The agent has given up on this process and nobody listens.
         Ok(false) | Err(_) => sys::exit(1),
     }
+    if let Some(hooks) = hooks.filter(|hooks| !hooks.hooks.is_empty()) {
+        hooks::run(hooks, || credentials::finish(plan, seccomp))?;
+        if channel.passed().is_err() {
+            sys::exit(1);
+        }
+    }
     credentials::finish(plan, seccomp)?;
     Err(program::error(&path, image.execute()))
 }
 
-fn to_c(text: &str) -> Outcome<CString> {
+pub(super) fn to_c(text: &str) -> Outcome<CString> {
     CString::new(text).map_err(|_| {
         of_kind(ErrorKind::InvalidArgument, format_args!("a zero byte in {text:?}"), Errno::INVAL)
     })
@@ -225,7 +232,7 @@ fn change_directory(plan: &ProcessPlan, is_user: bool) -> Outcome<bool> {
     }
 }
 
-fn set_streams(streams: [BorrowedFd<'_>; 3]) -> Outcome<()> {
+pub(super) fn set_streams(streams: [BorrowedFd<'_>; 3]) -> Outcome<()> {
     let place = || {
         // First out of the way, in case that one of them is 0, 1 or 2.
         let [stdin, stdout, stderr] = streams;

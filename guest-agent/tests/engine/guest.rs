@@ -3,7 +3,8 @@
 use agent_client::{Client, ClientError, Connection};
 use agent_protocol::{
     CONTROL_PORT, Capabilities, CgroupPlan, ContainerPlan, Event, ExitStatus, GuestConfig,
-    MountPlan, MountSource, Namespaces, ProcessPlan, RootPlan, StdioPlan, UserPlan, VERSION,
+    MountPlan, MountSource, Namespaces, ProcessPlan, RootPlan, StartHooks, StdioPlan, UserPlan,
+    VERSION,
 };
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -137,6 +138,7 @@ impl Guest {
             cgroup: CgroupPlan::default(),
             seccomp: None,
             init: process(script),
+            start_hooks: StartHooks::default(),
         }
     }
 

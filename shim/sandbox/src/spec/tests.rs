@@ -241,7 +241,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("/annotations", json!({ "dev.ringfence.x": "1" }), "annotations[\"dev.ringfence.x\"] is"),
         ("/annotations", json!({ "a": 1 }), "annotations[\"a\"] must be a string"),
         ("/hooks", json!({ "createContainer": [{ "path": "/x" }] }), "hooks.createContainer is"),
-        ("/hooks", json!({ "startContainer": [{ "path": "/x" }] }), "hooks.startContainer is"),
+        ("/hooks", json!({ "startContainer": [{ "path": "x" }] }), "hooks.startContainer[0].path"),
         ("/hooks", json!({ "prestart": [{ "path": "x" }] }), "hooks.prestart[0].path is \"x\""),
         (
             "/hooks",
@@ -255,6 +255,30 @@ fn what_cannot_be_done_is_refused_by_name() {
         };
         assert!(error.starts_with(beginning), "{error:?} does not begin with {beginning:?}");
     }
+}
+
+#[test]
+fn start_hooks_are_for_the_guest() {
+    let hooks = json!({ "startContainer": [
+        { "path": "/x" },
+        { "path": "/y", "args": ["y", "1"], "env": ["A=b"], "timeout": 7 },
+        { "path": "/z", "env": [] },
+    ] });
+    let plan = plan_of(with("/hooks", hooks)).unwrap();
+    let [first, second, third] = plan.hooks.in_start.as_slice() else { panic!("{:?}", plan.hooks) };
+    assert_eq!((first.name.as_str(), first.timeout_s), ("hooks.startContainer[0]", 3600));
+    assert_eq!(first.args, ["/x"]);
+    assert_eq!(first.env, plan.container.finish(&[], None, StdioPlan::default()).init.env);
+    assert!(!first.env.is_empty());
+    assert_eq!((second.path.as_str(), second.timeout_s), ("/y", 7));
+    assert_eq!(
+        (second.args.as_slice(), second.env.as_slice()),
+        (&["y".into(), "1".into()][..], &["A=b".into()][..])
+    );
+    assert!(third.env.is_empty());
+    let many = json!({ "startContainer": vec![json!({ "path": "/x" }); 65] });
+    let error = plan_of(with("/hooks", many)).unwrap_err().to_string();
+    assert!(error.starts_with("hooks.startContainer[64]"), "{error}");
 }
 
 #[test]
