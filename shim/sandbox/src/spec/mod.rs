@@ -193,7 +193,7 @@ impl Bundle {
         let process = process::read(&process, &mut notes)?;
         let resources = resources::read(Some(&linux), &mut notes)?;
         let vm = vm::plan(fields.fields("vm")?, &annotations, &resources, overrides, config, host)?;
-        let linux = linux::read(&linux, overrides.systemd_cgroup, &mut notes)?;
+        let linux = linux::read(&linux, overrides.systemd_cgroup, host.selinux, &mut notes)?;
         let hooks = match fields.fields("hooks")? {
             Some(hooks) => hooks::read(&hooks, &process.env, &mut notes)?,
             None => Hooks::default(),

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use serde_json::json;
 
-const HOST: HostFacts = HostFacts { cpus: 4, memory_mib: 8192 };
+const HOST: HostFacts = HostFacts { cpus: 4, memory_mib: 8192, selinux: false };
 
 fn plan_of(document: Value) -> Result<Plan, SpecError> {
     Bundle::from_document("/bundle".into(), document).plan(
@@ -218,7 +218,7 @@ fn what_cannot_be_done_is_refused_by_name() {
             "linux.personality.flags is",
         ),
         ("/linux/intelRdt", json!({ "closID": "x" }), "linux.intelRdt is"),
-        ("/linux/mountLabel", json!("x"), "linux.mountLabel is"),
+        ("/linux/mountLabel", json!(["x"]), "linux.mountLabel must"),
         ("/linux/timeOffsets", json!({ "boottime": {} }), "linux.timeOffsets is"),
         ("/linux/netDevices", json!({ "eth0": {} }), "linux.netDevices is"),
         (
@@ -291,6 +291,18 @@ fn a_hostname_needs_a_uts_namespace() {
 fn unknown_properties_are_ignored_with_a_warning() {
     let plan = plan_of(with("/process/no_new_privs", json!(true))).unwrap();
     assert!(plan.notes.ignored[0].starts_with("process.no_new_privs "), "{:?}", plan.notes);
+}
+
+#[test]
+fn a_label_for_mounts_needs_a_host_with_labels() {
+    let document = with("/linux/mountLabel", json!("u:r:t:s0"));
+    let plan = plan_of(document.clone()).unwrap();
+    assert!(plan.notes.warnings[0].starts_with("linux.mountLabel "), "{:?}", plan.notes);
+    assert_eq!(plan_of(with("/linux/mountLabel", json!(""))).unwrap().notes, Notes::default());
+    let bundle = Bundle::from_document("/bundle".into(), document);
+    let host = HostFacts { selinux: true, ..HOST };
+    let error = bundle.plan("c", &Overrides::default(), &HostConfig::default(), host).unwrap_err();
+    assert!(error.to_string().starts_with("linux.mountLabel is \"u:r:t:s0\""), "{error}");
 }
 
 #[test]
