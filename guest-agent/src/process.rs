@@ -9,6 +9,9 @@
 //!                                                              drained: event, Reported
 //! ```
 //!
+//! A container with hooks goes through Hooks between Created and Starting: one that ends there has
+//! not started.
+//!
 //! A further process of a container goes through Created without waiting.
 
 use crate::container::{Cgroup, Home, Limits, Spawned};
@@ -37,6 +40,8 @@ pub(crate) struct Container {
     pub(crate) deletion: Option<Deletion>,
     /// The host has been told that it stands.
     pub(crate) was_created: bool,
+    /// Programs of its own run before that of its first process.
+    pub(crate) has_hooks: bool,
     /// What its memory events are known by.
     pub(crate) key: u32,
     /// Reports them, if the kernel has a memory controller.
@@ -82,6 +87,7 @@ pub(crate) enum Stage {
     Building,
     Connecting,
     Created,
+    Hooks,
     Starting,
     Running,
     Failed(AgentError),
@@ -148,7 +154,10 @@ impl Process {
     /// Whether it can be signalled.
     pub(crate) fn is_alive(&self) -> bool {
         self.end.is_none()
-            && matches!(self.stage, Stage::Created | Stage::Starting | Stage::Running)
+            && matches!(
+                self.stage,
+                Stage::Created | Stage::Hooks | Stage::Starting | Stage::Running
+            )
     }
 }
 

@@ -6,8 +6,8 @@
 use crate::container::host_id;
 use crate::failure::{Outcome, invalid};
 use agent_protocol::{
-    Capabilities, ContainerPlan, DevicePlan, FileWrite, IdMapping, MAX_UPDATED_SETTINGS, MountPlan,
-    MountSource, ProcessPlan, UserPlan,
+    Capabilities, ContainerPlan, DevicePlan, FileWrite, HookPlan, IdMapping, MAX_START_HOOKS,
+    MAX_UPDATED_SETTINGS, MountPlan, MountSource, ProcessPlan, StartHooks, UserPlan,
 };
 use alloc::string::String;
 
@@ -73,6 +73,7 @@ pub(crate) fn container(plan: &ContainerPlan) -> Outcome<()> {
             return Err(invalid(format_args!("a seccomp filter cannot have a listener")));
         }
     }
+    start_hooks(&plan.start_hooks)?;
     process(&plan.init)
 }
 
@@ -101,6 +102,27 @@ pub(crate) fn mapped(user: &UserPlan, uids: &[IdMapping], gids: &[IdMapping]) ->
         return Err(invalid(format_args!("group {gid} is not mapped in the user namespace")));
     }
     Ok(())
+}
+
+fn start_hooks(plan: &StartHooks) -> Outcome<()> {
+    if plan.hooks.len() > MAX_START_HOOKS {
+        let count = plan.hooks.len();
+        return Err(invalid(format_args!(
+            "{count} startContainer hooks, {MAX_START_HOOKS} at most"
+        )));
+    }
+    plan.hooks.iter().try_for_each(hook)
+}
+
+fn hook(plan: &HookPlan) -> Outcome<()> {
+    absolute("hook", &plan.path)?;
+    if plan.args.is_empty() || plan.timeout_s == 0 {
+        return Err(invalid(format_args!("{} has no arguments or no time", plan.name)));
+    }
+    match plan.args.iter().chain(&plan.env).find(|string| string.contains('\0')) {
+        Some(string) => Err(invalid(format_args!("a zero byte in {string:?}"))),
+        None => Ok(()),
+    }
 }
 
 /// A process's plan.
@@ -279,6 +301,7 @@ mod tests {
                 personality: None,
                 stdio: Default::default(),
             },
+            start_hooks: Default::default(),
         }
     }
 
@@ -353,6 +376,30 @@ mod tests {
             plan.init.capabilities.permitted = 1;
             plan.init.capabilities.ambient = 1;
         });
+    }
+
+    #[test]
+    fn refuses_a_hook_that_cannot_be() {
+        let hook = || HookPlan {
+            name: "h".into(),
+            path: "/h".into(),
+            args: vec!["h".into()],
+            env: vec!["A=b".into()],
+            timeout_s: 1,
+        };
+        let mut good = plan();
+        good.start_hooks.hooks = vec![hook(); MAX_START_HOOKS];
+        container(&good).unwrap();
+        for bad in [
+            HookPlan { path: "h".into(), ..hook() },
+            HookPlan { args: vec![], ..hook() },
+            HookPlan { args: vec!["a\0".into()], ..hook() },
+            HookPlan { env: vec!["A=\0".into()], ..hook() },
+            HookPlan { timeout_s: 0, ..hook() },
+        ] {
+            refuses(|plan| plan.start_hooks.hooks.push(bad));
+        }
+        refuses(|plan| plan.start_hooks.hooks = vec![hook(); MAX_START_HOOKS + 1]);
     }
 
     #[test]

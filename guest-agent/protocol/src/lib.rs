@@ -35,9 +35,9 @@ pub use message::{
     Reply, Request,
 };
 pub use plan::{
-    Capabilities, CgroupPlan, ContainerPlan, DevicePlan, FileWrite, IdMapping, IoPriority,
-    MountAttributes, MountPlan, MountSource, Namespaces, ProcessPlan, Rlimit, RootPlan, Scheduler,
-    SeccompPlan, StdioPlan, TerminalPlan, UserPlan, WindowSize,
+    Capabilities, CgroupPlan, ContainerPlan, DevicePlan, FileWrite, HookPlan, IdMapping,
+    IoPriority, MountAttributes, MountPlan, MountSource, Namespaces, ProcessPlan, Rlimit, RootPlan,
+    Scheduler, SeccompPlan, StartHooks, StdioPlan, TerminalPlan, UserPlan, WindowSize,
 };
 pub use report::{
     Counter, CpuStatistics, HugePageStatistics, IoStatistics, MemoryStatistics, PidsStatistics,
@@ -82,3 +82,6 @@ pub const MAX_COUNTER_NAME: usize = 64;
 
 /// Settings of one [`Request::UpdateResources`].
 pub const MAX_UPDATED_SETTINGS: usize = 64;
+
+/// Hooks of one [`ContainerPlan`].
+pub const MAX_START_HOOKS: usize = 64;

@@ -39,6 +39,34 @@ pub struct ContainerPlan {
     pub seccomp: Option<SeccompPlan>,
     /// Its first process.
     pub init: ProcessPlan,
+    /// What runs inside it before the program of its first process.
+    pub start_hooks: StartHooks,
+}
+
+/// Programs of a container that run when it is started, as its first process would and before that
+/// executes its own program (runtime-spec config.md, `startContainer`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartHooks {
+    /// What each reads from its standard input: the container's state as JSON, up to the value of
+    /// `pid`, which is its last property and which the agent adds with the closing brace.
+    pub state: String,
+    /// One after the other, until one fails; at most [`crate::MAX_START_HOOKS`].
+    pub hooks: Vec<HookPlan>,
+}
+
+/// One of [`StartHooks`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookPlan {
+    /// What errors call it.
+    pub name: String,
+    /// Absolute path of the program inside the root.
+    pub path: String,
+    /// Its arguments; never empty.
+    pub args: Vec<String>,
+    /// Its whole environment, `NAME=value` strings.
+    pub env: Vec<String>,
+    /// How long it may take, at least one second.
+    pub timeout_s: u32,
 }
 
 /// Which namespaces a container does not share with the rest of its sandbox. The mount namespace is

@@ -4,6 +4,7 @@
 //!  agent: go ──────────────────────> child     with a user namespace: its ids are mapped
 //!  child: ready (with its terminal) ─> agent
 //!  agent: go ──────────────────────> child     after the host has asked for the start
+//!  child: passed ──────────────────> agent     all its hooks have succeeded, if it has any
 //!  child: execve(2) closes its end ─> agent    it runs
 //!  child: error ───────────────────> agent     at any step, then it exits
 //! ```
@@ -28,11 +29,14 @@ const MAX_PACKET: usize = MAX_MESSAGE + 64;
 
 const READY: u8 = 0;
 const ERROR: u8 = 1;
+const PASSED: u8 = 2;
 
 /// What a child said.
 pub(crate) enum Word {
     /// It stands; with the master side of its terminal.
     Ready(Option<OwnedFd>),
+    /// Its hooks have succeeded.
+    Passed,
     /// It cannot go on.
     Error(AgentError),
     /// It has closed its end: it executes a program, or it is dead.
@@ -73,6 +77,7 @@ pub(crate) fn receive(channel: &OwnedFd) -> Word {
     });
     match bytes.get(..count) {
         Some([READY]) => Word::Ready(terminal),
+        Some([PASSED]) => Word::Passed,
         Some([ERROR, error @ ..]) => match decode(error) {
             Ok(error) => Word::Error(error),
             Err(_) => Word::End,
@@ -117,6 +122,11 @@ impl ChildEnd {
         }
     }
 
+    /// Says that no hook keeps the program from being executed.
+    pub(super) fn passed(&self) -> Result<(), Errno> {
+        rustix::net::send(&self.fd, &[PASSED], SendFlags::NOSIGNAL).map(drop)
+    }
+
     /// Says why there will be no process.
     pub(super) fn fail(&self, mut error: AgentError) {
         if error.message.len() > MAX_MESSAGE {
@@ -142,6 +152,15 @@ pub(crate) fn died_silently() -> AgentError {
     }
 }
 
+/// The error for a child that ended while it waited for a hook.
+pub(crate) fn died_in_hooks() -> AgentError {
+    AgentError {
+        kind: ErrorKind::Failed,
+        message: "the container was killed while a startContainer hook ran".into(),
+        errno: 0,
+    }
+}
+
 /// Never: a child either executes its program or has an error.
 pub(super) type Executed = Outcome<core::convert::Infallible>;
 
@@ -157,6 +176,8 @@ mod tests {
         go(&agent).unwrap();
         assert!(child.ready(Some(agent.as_fd())).unwrap());
         assert!(matches!(receive(&agent), Word::Ready(Some(_))));
+        child.passed().unwrap();
+        assert!(matches!(receive(&agent), Word::Passed));
         let error = AgentError {
             kind: ErrorKind::ProgramMissing,
             message: "é".repeat(MAX_MESSAGE),

@@ -5,10 +5,10 @@
 
 use super::channel::{ChildEnd, Executed};
 use super::program;
-use super::{credentials, devices, mounts, namespaces, rootfs, terminal, user_namespace};
+use super::{credentials, devices, hooks, mounts, namespaces, rootfs, terminal, user_namespace};
 use crate::failure::{Outcome, failed, of_kind};
 use crate::sys;
-use agent_protocol::{ContainerPlan, ErrorKind, Namespaces, ProcessPlan, SeccompPlan};
+use agent_protocol::{ContainerPlan, ErrorKind, Namespaces, ProcessPlan, SeccompPlan, StartHooks};
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
@@ -125,7 +125,7 @@ fn build(
     rootfs::enter(root.as_fd(), &plan.root)?;
     drop(root);
     let streams = complete(streams, spare_null)?;
-    let how = How { is_init: true, limits_itself: !has_users };
+    let how = How { hooks: Some(&plan.start_hooks), limits_itself: !has_users };
     execute(&plan.init, plan.seccomp.as_ref(), &streams, channel, how)
 }
 
@@ -137,7 +137,7 @@ fn join(plan: &ProcessPlan, joined: &Joined<'_>, streams: Streams, channel: &Chi
         user_namespace::become_root()?;
     }
     let streams = complete(streams, spare_null)?;
-    let how = How { is_init: false, limits_itself: !has_users };
+    let how = How { hooks: None, limits_itself: !has_users };
     execute(plan, joined.seccomp, &streams, channel, how)
 }
 
@@ -190,8 +190,9 @@ fn complete(streams: Streams, spare: Option<OwnedFd>) -> Outcome<[OwnedFd; 3]> {
 
 /// What differs between the processes that [`execute`] serves.
 #[derive(Clone, Copy)]
-struct How {
-    is_init: bool,
+struct How<'a> {
+    /// Only a first process has hooks, or none of them.
+    hooks: Option<&'a StartHooks>,
     /// It may set its own limits; else the agent does, when it is ready.
     limits_itself: bool,
 }
@@ -202,12 +203,12 @@ fn execute(
     seccomp: Option<&SeccompPlan>,
     streams: &[OwnedFd; 3],
     channel: &ChildEnd,
-    how: How,
+    how: How<'_>,
 ) -> Executed {
     let master = match &plan.stdio.terminal {
         Some(terminal_plan) => {
             let terminal = terminal::open(terminal_plan, &plan.user)?;
-            if how.is_init {
+            if how.hooks.is_some() {
                 terminal::bind_console(terminal.slave.as_fd())?;
             }
             let slave = terminal.slave.as_fd();
@@ -244,11 +245,17 @@ fn execute(
         // The agent has given up on this process and nobody listens.
         Ok(false) | Err(_) => sys::exit(1),
     }
+    if let Some(hooks) = how.hooks.filter(|hooks| !hooks.hooks.is_empty()) {
+        hooks::run(hooks, || credentials::finish(plan, seccomp))?;
+        if channel.passed().is_err() {
+            sys::exit(1);
+        }
+    }
     credentials::finish(plan, seccomp)?;
     Err(program::error(&path, image.execute()))
 }
 
-fn to_c(text: &str) -> Outcome<CString> {
+pub(super) fn to_c(text: &str) -> Outcome<CString> {
     CString::new(text).map_err(|_| {
         of_kind(ErrorKind::InvalidArgument, format_args!("a zero byte in {text:?}"), Errno::INVAL)
     })
@@ -265,7 +272,7 @@ fn change_directory(plan: &ProcessPlan, is_user: bool) -> Outcome<bool> {
     }
 }
 
-fn set_streams(streams: [BorrowedFd<'_>; 3]) -> Outcome<()> {
+pub(super) fn set_streams(streams: [BorrowedFd<'_>; 3]) -> Outcome<()> {
     let place = || {
         // First out of the way, in case that one of them is 0, 1 or 2.
         let [stdin, stdout, stderr] = streams;

@@ -10,6 +10,7 @@ mod child;
 mod copy_up;
 mod credentials;
 mod devices;
+mod hooks;
 mod mounts;
 mod namespaces;
 mod paths;
@@ -21,7 +22,7 @@ mod terminal;
 mod user_namespace;
 
 pub(crate) use cgroup::{Cgroup, acknowledge, enable_controllers};
-pub(crate) use channel::{Word, died_silently, go, receive};
+pub(crate) use channel::{Word, died_in_hooks, died_silently, go, receive};
 pub(crate) use child::Streams;
 pub(crate) use credentials::Limits;
 pub(crate) use devices::forget as forget_devices;
@@ -70,7 +71,7 @@ pub(crate) fn spawn_init(
     }
     let (agent_end, child_end) =
         channel::pair().map_err(|errno| failed(format_args!("making a channel"), errno))?;
-    match sys::fork(namespaces::for_clone(plan.namespaces), cgroup.fd()) {
+    match sys::fork(namespaces::for_clone(plan.namespaces), Some(cgroup.fd())) {
         Ok(Fork::Child) => child::become_init(plan, streams, nodes, ChildEnd { fd: child_end }),
         Ok(Fork::Parent { pid, pidfd }) => {
             drop(child_end);
@@ -131,11 +132,11 @@ pub(crate) fn spawn_process(
         sys::join_namespaces(home.init, libc::CLONE_NEWPID)
             .map_err(|errno| failed(format_args!("joining the pid namespace"), errno))?;
     }
-    let forked = match sys::fork(0, home.cgroup.fd()) {
+    let forked = match sys::fork(0, Some(home.cgroup.fd())) {
         // The container has enabled controllers for cgroups of its own, so its processes are in
         // those (cgroup-v2.rst, "No Internal Process Constraint"): where its first one is.
         Err(Errno::BUSY | Errno::OPNOTSUPP) => {
-            cgroup::of_process(home.init_pid).and_then(|cgroup| sys::fork(0, cgroup.as_fd()))
+            cgroup::of_process(home.init_pid).and_then(|cgroup| sys::fork(0, Some(cgroup.as_fd())))
         }
         result => result,
     };

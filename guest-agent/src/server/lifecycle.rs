@@ -35,6 +35,8 @@ impl Server<'_> {
             match container::receive(channel) {
                 Word::Nothing => return,
                 Word::Ready(terminal) => self.on_ready(key, terminal),
+                Word::Passed if process.stage == Stage::Hooks => process.stage = Stage::Starting,
+                Word::Passed => {}
                 Word::Error(error) => {
                     process.stage = Stage::Failed(error);
                     self.close_channel(key);
@@ -72,6 +74,7 @@ impl Server<'_> {
             Stage::Building | Stage::Connecting => {
                 process.stage = Stage::Failed(container::died_silently());
             }
+            Stage::Hooks => process.stage = Stage::Failed(container::died_in_hooks()),
             Stage::Starting => {
                 process.stage = Stage::Running;
                 let reply = Reply::Started { pid: process.pid, at_ns: now_ns() };

@@ -119,6 +119,7 @@ impl Server<'_> {
             device_program: plan.cgroup.device_program.take(),
             deletion: None,
             was_created: false,
+            has_hooks: !plan.start_hooks.hooks.is_empty(),
         };
         self.table.processes.insert(key, process);
         self.table.containers.insert(plan.id, container);
@@ -134,6 +135,7 @@ impl Server<'_> {
     }
 
     fn start_container(&mut self, request: u64, container: &str) -> Outcome<()> {
+        let has_hooks = self.container(container)?.has_hooks;
         let (_, process) = self.process(container, INIT_PROCESS)?;
         let ready = process.stage == Stage::Created && process.end.is_none();
         let (true, Some(channel)) = (ready, &process.channel) else {
@@ -141,7 +143,7 @@ impl Server<'_> {
         };
         container::go(channel)
             .map_err(|errno| failed(format_args!("starting container {container:?}"), errno))?;
-        process.stage = Stage::Starting;
+        process.stage = if has_hooks { Stage::Hooks } else { Stage::Starting };
         process.request = Some(request);
         Ok(())
     }

@@ -20,8 +20,9 @@ pub(crate) enum Fork {
     },
 }
 
-/// Makes a child in a cgroup and in new namespaces (clone3(2), CLONE_NEW* in `namespaces`).
-pub(crate) fn fork(namespaces: u64, cgroup: BorrowedFd<'_>) -> Result<Fork> {
+/// Makes a child in a cgroup, or in the caller's, and in new namespaces (clone3(2), CLONE_NEW* in
+/// `namespaces`).
+pub(crate) fn fork(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Fork> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     #[repr(C)]
     struct CloneArgs {
@@ -37,9 +38,10 @@ pub(crate) fn fork(namespaces: u64, cgroup: BorrowedFd<'_>) -> Result<Fork> {
         set_tid_size: u64,
         cgroup: u64,
     }
+    let into_cgroup = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
     let mut pidfd: c_int = -1;
     let arguments = CloneArgs {
-        flags: namespaces | CLONE_INTO_CGROUP | u64::from(libc::CLONE_PIDFD.unsigned_abs()),
+        flags: namespaces | into_cgroup | u64::from(libc::CLONE_PIDFD.unsigned_abs()),
         pidfd: (&raw mut pidfd).expose_provenance() as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -49,7 +51,7 @@ pub(crate) fn fork(namespaces: u64, cgroup: BorrowedFd<'_>) -> Result<Fork> {
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: raw(cgroup) as u64,
+        cgroup: cgroup.map_or(0, raw) as u64,
     };
     let arguments = [pointer(&arguments), size_of::<CloneArgs>(), 0, 0, 0, 0];
     // SAFETY: the kernel reads a structure of the given size and writes one descriptor. The child

@@ -3,7 +3,8 @@
 use agent_client::{Client, ClientError, Connection};
 use agent_protocol::{
     CONTROL_PORT, Capabilities, CgroupPlan, ContainerPlan, Event, ExitStatus, GuestConfig,
-    MountPlan, MountSource, Namespaces, ProcessPlan, RootPlan, StdioPlan, UserPlan, VERSION,
+    MountPlan, MountSource, Namespaces, ProcessPlan, RootPlan, StartHooks, StdioPlan, UserPlan,
+    VERSION,
 };
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -151,6 +152,7 @@ impl Guest {
             cgroup: CgroupPlan::default(),
             seccomp: None,
             init: process(script),
+            start_hooks: StartHooks::default(),
         }
     }
 

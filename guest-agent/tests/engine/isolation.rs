@@ -173,8 +173,10 @@ async fn devices_of_the_plan_are_made() {
     guest.stop().await;
 }
 
+pub(crate) const SYS_MKDIR: u32 = 83;
+
 /// `struct sock_filter`: load the number of the system call, compare, return.
-fn forbid(number: u32) -> Vec<u8> {
+pub(crate) fn forbid(number: u32) -> Vec<u8> {
     let instruction = |code: u16, yes: u8, no: u8, value: u32| {
         let mut bytes = code.to_ne_bytes().to_vec();
         bytes.extend([yes, no]);
@@ -193,7 +195,6 @@ fn forbid(number: u32) -> Vec<u8> {
 #[tokio::test]
 async fn the_filter_holds_with_and_without_new_privileges() {
     let Some(mut guest) = start().await else { return };
-    const SYS_MKDIR: u32 = 83;
     for no_new_privileges in [true, false] {
         let script = "grep ^Seccomp: /proc/self/status; mkdir /tmp/d 2>/dev/null || echo no";
         let mut plan = guest.plan("a", script);

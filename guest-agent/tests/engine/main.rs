@@ -2,6 +2,7 @@
 //! with a root made of busybox. Needs root; without it every test says so and passes.
 
 mod guest;
+mod hooks;
 mod isolation;
 mod lifecycle;
 mod streams;

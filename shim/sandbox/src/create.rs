@@ -367,6 +367,7 @@ impl Booted {
             cgroup.complete()?;
         }
         let init = self.plan.init.clone();
+        self.plan.start_hooks = hooks::in_guest(&self.hooks.in_start, &self.hook_state)?;
         let created = self.guest.client.create_container(self.plan, self.guest.deadline);
         let created = self.guest.state.watch(&mut self.guest.vm, signals, step, created).await?;
         timeline.mark_guest(Moment::Created, created.at_ns);

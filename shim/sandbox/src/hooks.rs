@@ -1,8 +1,10 @@
-//! Hooks of a bundle, run on the host with the container's state on their standard input
-//! (runtime-spec config.md, POSIX-platform Hooks).
+//! Hooks of a bundle: those that run on the host, with the container's state on their standard
+//! input (runtime-spec config.md, POSIX-platform Hooks), and what the agent has to know of the
+//! others.
 
 use crate::process::Process;
 use crate::spec::Hook;
+use agent_protocol::{HookPlan, StartHooks};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -62,6 +64,34 @@ pub(crate) struct ContainerState {
     pub(crate) pid: u32,
     pub(crate) bundle: PathBuf,
     pub(crate) annotations: BTreeMap<String, String>,
+}
+
+/// What the agent runs when it starts the container.
+///
+/// # Errors
+/// [`HookError::Start`] if the state cannot be told.
+pub(crate) fn in_guest(
+    hooks: &[HookPlan],
+    state: &ContainerState,
+) -> Result<StartHooks, HookError> {
+    let Some(first) = hooks.first() else { return Ok(StartHooks::default()) };
+    let state = ContainerState { status: "created", ..state.clone() };
+    let mut document = serde_json::to_value(state).map_err(|error| HookError::Start {
+        asked_by: first.name.clone(),
+        path: first.path.clone().into(),
+        source: error.into(),
+    })?;
+    // The agent knows it, and adds it.
+    document.as_object_mut().map(|properties| properties.remove("pid"));
+    let mut state = document.to_string();
+    state.pop();
+    state.push_str(",\"pid\":");
+    Ok(StartHooks { state, hooks: hooks.to_vec() })
+}
+
+/// How long those may take in all.
+pub(crate) fn time_in_guest(hooks: &[HookPlan]) -> Duration {
+    Duration::from_secs(hooks.iter().map(|hook| u64::from(hook.timeout_s)).sum())
 }
 
 /// Runs hooks in order, until one fails.
@@ -196,6 +226,27 @@ mod tests {
             assert!(std::time::Instant::now() < until, "{pid} is still there");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    #[test]
+    fn the_agent_completes_the_state() {
+        let hook = HookPlan {
+            name: "h".into(),
+            path: "/h".into(),
+            args: vec!["h".into()],
+            env: vec![],
+            timeout_s: u32::MAX,
+        };
+        let hooks = [hook.clone(), hook];
+        assert_eq!(time_in_guest(&hooks), Duration::from_secs(2 * u64::from(u32::MAX)));
+        let plan = in_guest(&hooks, &state()).unwrap();
+        let told: serde_json::Value = serde_json::from_str(&(plan.state + "1}")).unwrap();
+        let expected = serde_json::json!({
+            "ociVersion": "1.0.2", "id": "c1", "status": "created", "pid": 1, "bundle": "/",
+            "annotations": {},
+        });
+        assert_eq!(told, expected);
+        assert_eq!(in_guest(&[], &state()).unwrap(), StartHooks::default());
     }
 
     #[tokio::test]

@@ -221,6 +221,8 @@ fn host_facts() -> HostFacts {
     HostFacts {
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
         memory_mib: u32::try_from(mib).unwrap_or(u32::MAX),
+        // Where selinuxfs(8) is found while SELinux is on.
+        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
     }
 }
 

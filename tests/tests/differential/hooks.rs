@@ -36,6 +36,15 @@ fn fails() -> Value {
     hook("exit 9")
 }
 
+/// A bundle with a `startContainer` hook, whose program shows what the hook has written.
+fn inside(stage: &Stage, script: &str) -> Bundle {
+    stage.shared().script("cat /dev/shm/told").edit(|config| {
+        let script = format!("umask 0; {{ {script}; }} >/dev/shm/told");
+        config["annotations"] = json!({ "org.example": "1" });
+        config["hooks"]["startContainer"] = json!([hook(&script)]);
+    })
+}
+
 /// When hooks run, and with what.
 fn moments(stage: &mut Stage) {
     let log = stage.file("log");
@@ -121,13 +130,57 @@ pub(crate) const HOOKS: Group = Group {
         })
         .differs("hooks-inside"),
         scene("start-container", |stage| {
-            let bundle = told(stage, &[]).script("echo ran").edit(|config| {
-                config["hooks"]["startContainer"] = json!([hook("hostname")]);
-            });
+            let look = "id -u; id -g; pwd; hostname; grep -e ^Cap -e ^NoNew -e ^Seccomp: \
+                        /proc/self/status; ulimit -n; readlink /proc/self/ns/pid | cut -c1-4; \
+                        ls -d /proc/1; echo not seen";
+            stage.run(&inside(stage, look).edit(|config| {
+                config["process"]["user"] = json!({ "uid": 7, "gid": 8, "umask": 0o27 });
+                config["process"]["cwd"] = json!("/tmp");
+            }));
+        }),
+        scene("start-container-environment", |stage| {
+            stage.run(&inside(stage, "env | grep -v -e PWD -e SHLVL -e ^_= -e HOME | sort"));
+            stage.run(&inside(stage, "env | grep -v -e PWD -e SHLVL -e ^_= | sort").edit(
+                |config| {
+                    config["hooks"]["startContainer"][0]["env"] = json!(["A=b", "C="]);
+                },
+            ));
+        }),
+        scene("start-container-state", |stage| {
+            let bundle = inside(stage, "cat");
             let outcome = stage.lab().runtime(stage.runtime(), &bundle, stage.small()).run();
-            stage.note(format!("ran: {}", outcome.out().contains("ran\n")));
+            let state: Value = serde_json::from_str(outcome.out()).unwrap_or_default();
+            let path = bundle.path("");
+            let own = state["bundle"] == path.to_str().unwrap_or_default().trim_end_matches('/');
+            stage.note(format!(
+                "{} {} {} own bundle {own}",
+                state["status"], state["pid"], state["annotations"]
+            ));
         })
-        .differs("hooks-inside"),
+        .as_runc(),
+        scene("start-container-at-start", |stage| {
+            let bundle = inside(stage, "date +%N").script("echo up; cat /dev/shm/told | wc -l");
+            let container = stage.create(&bundle);
+            stage.note(format!("output at create: {:?}", container.text("stdout")));
+            container.expect(&["start"], &[]);
+            container.wait();
+            stage.note(container.text("stdout"));
+            container.delete();
+        }),
+        scene("start-container-fails", |stage| with(stage, "startContainer", &fails())),
+        scene("start-container-missing", |stage| {
+            with(stage, "startContainer", &json!({ "path": "/no/such" }));
+        }),
+        scene("start-container-takes-too-long", |stage| {
+            let mut hook = hook("sleep 20");
+            hook["timeout"] = json!(1);
+            with(stage, "startContainer", &hook);
+        }),
+        scene("start-container-left-behind", |stage| {
+            // What a hook leaves running lives on in the container.
+            let script = "sleep 600 </dev/null >/dev/null 2>&1 & :";
+            stage.run(&inside(stage, script).script("pidof sleep | wc -w"));
+        }),
         scene("fails-at-create", |stage| {
             let bundle =
                 told(stage, &[]).edit(|config| config["hooks"]["createRuntime"] = json!([fails()]));

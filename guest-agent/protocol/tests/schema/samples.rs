@@ -217,6 +217,16 @@ fn container_plan() -> ContainerPlan {
         },
         seccomp: Some(SeccompPlan { program: vec![6, 0, 0, 0, 0, 0, 0xff, 0x7f], flags: 4 }),
         init: process_plan(),
+        start_hooks: StartHooks {
+            state: "{\"id\":\"c\",\"pid\":".into(),
+            hooks: vec![HookPlan {
+                name: "hooks.startContainer[0]".into(),
+                path: "/bin/h".into(),
+                args: vec!["h".into(), "-x".into()],
+                env: vec!["C=d".into()],
+                timeout_s: 300,
+            }],
+        },
     }
 }
 

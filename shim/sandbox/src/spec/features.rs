@@ -9,7 +9,7 @@ pub fn features(version: &str) -> Value {
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
-        "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
+        "hooks": ["prestart", "createRuntime", "startContainer", "poststart", "poststop"],
         "mountOptions": mount_options::names(),
         "linux": {
             "namespaces": namespaces::KINDS,
@@ -43,7 +43,8 @@ mod tests {
         assert!(!has(&features["mountOptions"], "idmap"));
         assert!(has(&features["linux"]["namespaces"], "user"));
         assert!(!has(&features["linux"]["namespaces"], "time"));
-        assert!(!has(&features["hooks"], "startContainer"));
+        assert!(has(&features["hooks"], "startContainer"));
+        assert!(!has(&features["hooks"], "createContainer"));
         let seccomp = &features["linux"]["seccomp"];
         assert!(has(&seccomp["actions"], "SCMP_ACT_ERRNO"));
         assert!(!has(&seccomp["actions"], "SCMP_ACT_NOTIFY"));

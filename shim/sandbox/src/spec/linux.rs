@@ -42,17 +42,18 @@ pub(super) struct Linux {
     pub(super) cgroups_path: Option<CgroupsPath>,
 }
 
-/// Reads `linux`; `systemd` says which form `cgroupsPath` has.
+/// Reads `linux`; `systemd` says which form `cgroupsPath` has, `selinux` whether the host has labels.
 pub(super) fn read(
     linux: &Fields<'_>,
     systemd: bool,
+    selinux: bool,
     notes: &mut Notes,
 ) -> Result<Linux, SpecError> {
     linux.refuse(
         "intelRdt",
         "cache and bandwidth classes of the host are not there yet; remove it",
     )?;
-    linux.refuse("mountLabel", "the guest kernel has no SELinux; remove it")?;
+    read_mount_label(linux, selinux, notes)?;
     linux.refuse("timeOffsets", "time namespaces are not there yet; remove it")?;
     linux.refuse("netDevices", "a guest has no network device of the host; remove it")?;
     linux.refuse("memoryPolicy", "a guest has one NUMA node; remove it")?;
@@ -78,6 +79,21 @@ pub(super) fn read(
     drop(linux.get("resources"));
     linux.tell_unknown(notes);
     Ok(read)
+}
+
+/// The label that mounts would have. Where nobody has labels it keeps nothing apart, with runc and crun
+/// neither, which pass over it there.
+fn read_mount_label(linux: &Fields<'_>, selinux: bool, notes: &mut Notes) -> Result<(), SpecError> {
+    let Some(node) = linux.get("mountLabel") else { return Ok(()) };
+    let label = node.text()?;
+    if label.is_empty() {
+        return Ok(());
+    }
+    if selinux {
+        return Err(node.unsupported("the guest kernel has no SELinux; remove it"));
+    }
+    notes.warnings.push(format!("linux.mountLabel {label:?} is passed over: there is no SELinux"));
+    Ok(())
 }
 
 fn read_paths(linux: &Fields<'_>, name: &'static str) -> Result<Vec<String>, SpecError> {

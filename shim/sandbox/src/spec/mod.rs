@@ -51,7 +51,7 @@ use crate::spec::json::{Fields, Node};
 use crate::spec::process::ProcessSpec;
 use agent_protocol::{
     ContainerPlan, FileWrite, MountPlan, MountSource, ProcessPlan, RootPlan, SeccompPlan,
-    StdioPlan, WindowSize,
+    StartHooks, StdioPlan, WindowSize,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -102,7 +102,7 @@ pub struct Plan {
     pub cgroups_path: Option<CgroupsPath>,
     /// Limits of that cgroup that hold for nothing in the guest.
     pub host_limits: Vec<HostLimit>,
-    /// Programs of the host to run.
+    /// Programs to run beside the container's own.
     pub hooks: Hooks,
     /// The bundle's annotations.
     pub annotations: BTreeMap<String, String>,
@@ -193,9 +193,9 @@ impl Bundle {
         let process = process::read(&process, &mut notes)?;
         let resources = resources::read(Some(&linux), &mut notes)?;
         let vm = vm::plan(fields.fields("vm")?, &annotations, &resources, overrides, config, host)?;
-        let linux = linux::read(&linux, overrides.systemd_cgroup, &mut notes)?;
+        let linux = linux::read(&linux, overrides.systemd_cgroup, host.selinux, &mut notes)?;
         let hooks = match fields.fields("hooks")? {
-            Some(hooks) => hooks::read(&hooks, &mut notes)?,
+            Some(hooks) => hooks::read(&hooks, &process.env, &mut notes)?,
             None => Hooks::default(),
         };
         let (hostname, domainname) = read_names(&fields, linux.own.namespaces.uts)?;
@@ -223,6 +223,7 @@ impl Bundle {
             cgroup: resources.cgroup,
             seccomp: None,
             init: process_plan(process, linux.personality),
+            start_hooks: StartHooks::default(),
         };
         Ok(Plan {
             oci_version,

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use serde_json::json;
 
-const HOST: HostFacts = HostFacts { cpus: 4, memory_mib: 8192 };
+const HOST: HostFacts = HostFacts { cpus: 4, memory_mib: 8192, selinux: false };
 
 fn plan_of(document: Value) -> Result<Plan, SpecError> {
     Bundle::from_document("/bundle".into(), document).plan(
@@ -218,7 +218,7 @@ fn what_cannot_be_done_is_refused_by_name() {
             "linux.personality.flags is",
         ),
         ("/linux/intelRdt", json!({ "closID": "x" }), "linux.intelRdt is"),
-        ("/linux/mountLabel", json!("x"), "linux.mountLabel is"),
+        ("/linux/mountLabel", json!(["x"]), "linux.mountLabel must"),
         ("/linux/timeOffsets", json!({ "boottime": {} }), "linux.timeOffsets is"),
         ("/linux/netDevices", json!({ "eth0": {} }), "linux.netDevices is"),
         (
@@ -241,7 +241,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("/annotations", json!({ "dev.ringfence.x": "1" }), "annotations[\"dev.ringfence.x\"] is"),
         ("/annotations", json!({ "a": 1 }), "annotations[\"a\"] must be a string"),
         ("/hooks", json!({ "createContainer": [{ "path": "/x" }] }), "hooks.createContainer is"),
-        ("/hooks", json!({ "startContainer": [{ "path": "/x" }] }), "hooks.startContainer is"),
+        ("/hooks", json!({ "startContainer": [{ "path": "x" }] }), "hooks.startContainer[0].path"),
         ("/hooks", json!({ "prestart": [{ "path": "x" }] }), "hooks.prestart[0].path is \"x\""),
         (
             "/hooks",
@@ -258,6 +258,30 @@ fn what_cannot_be_done_is_refused_by_name() {
 }
 
 #[test]
+fn start_hooks_are_for_the_guest() {
+    let hooks = json!({ "startContainer": [
+        { "path": "/x" },
+        { "path": "/y", "args": ["y", "1"], "env": ["A=b"], "timeout": 7 },
+        { "path": "/z", "env": [] },
+    ] });
+    let plan = plan_of(with("/hooks", hooks)).unwrap();
+    let [first, second, third] = plan.hooks.in_start.as_slice() else { panic!("{:?}", plan.hooks) };
+    assert_eq!((first.name.as_str(), first.timeout_s), ("hooks.startContainer[0]", 3600));
+    assert_eq!(first.args, ["/x"]);
+    assert_eq!(first.env, plan.container.finish(&[], None, StdioPlan::default()).init.env);
+    assert!(!first.env.is_empty());
+    assert_eq!((second.path.as_str(), second.timeout_s), ("/y", 7));
+    assert_eq!(
+        (second.args.as_slice(), second.env.as_slice()),
+        (&["y".into(), "1".into()][..], &["A=b".into()][..])
+    );
+    assert!(third.env.is_empty());
+    let many = json!({ "startContainer": vec![json!({ "path": "/x" }); 65] });
+    let error = plan_of(with("/hooks", many)).unwrap_err().to_string();
+    assert!(error.starts_with("hooks.startContainer[64]"), "{error}");
+}
+
+#[test]
 fn a_hostname_needs_a_uts_namespace() {
     let error = plan_of(with("/linux/namespaces", json!([{ "type": "mount" }]))).unwrap_err();
     assert!(error.to_string().starts_with("hostname is"), "{error}");
@@ -267,6 +291,18 @@ fn a_hostname_needs_a_uts_namespace() {
 fn unknown_properties_are_ignored_with_a_warning() {
     let plan = plan_of(with("/process/no_new_privs", json!(true))).unwrap();
     assert!(plan.notes.ignored[0].starts_with("process.no_new_privs "), "{:?}", plan.notes);
+}
+
+#[test]
+fn a_label_for_mounts_needs_a_host_with_labels() {
+    let document = with("/linux/mountLabel", json!("u:r:t:s0"));
+    let plan = plan_of(document.clone()).unwrap();
+    assert!(plan.notes.warnings[0].starts_with("linux.mountLabel "), "{:?}", plan.notes);
+    assert_eq!(plan_of(with("/linux/mountLabel", json!(""))).unwrap().notes, Notes::default());
+    let bundle = Bundle::from_document("/bundle".into(), document);
+    let host = HostFacts { selinux: true, ..HOST };
+    let error = bundle.plan("c", &Overrides::default(), &HostConfig::default(), host).unwrap_err();
+    assert!(error.to_string().starts_with("linux.mountLabel is \"u:r:t:s0\""), "{error}");
 }
 
 #[test]

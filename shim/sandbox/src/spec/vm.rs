@@ -41,6 +41,8 @@ pub struct HostFacts {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// Its kernel keeps files and processes apart by SELinux labels.
+    pub selinux: bool,
 }
 
 /// A wish for the machine's size, with the name of who has it.
@@ -212,7 +214,7 @@ fn read_parameters(node: &Node<'_>) -> Result<Vec<String>, SpecError> {
 mod tests {
     use super::*;
 
-    const HOST: HostFacts = HostFacts { cpus: 8, memory_mib: 16_384 };
+    const HOST: HostFacts = HostFacts { cpus: 8, memory_mib: 16_384, selinux: false };
 
     fn limits(memory_bytes: Option<u64>, cpu_quota: Option<u64>) -> Resources {
         Resources { memory_bytes, cpu_quota, ..Resources::default() }
@@ -224,7 +226,7 @@ mod tests {
         assert_eq!(memory_for(Some(4 << 20), 2048, HOST), 68);
         assert_eq!(memory_for(None, 2048, HOST), 2048);
         assert_eq!(memory_for(Some(u64::MAX), 2048, HOST), 16_384);
-        let small = HostFacts { cpus: 1, memory_mib: 512 };
+        let small = HostFacts { cpus: 1, memory_mib: 512, selinux: false };
         assert_eq!(memory_for(None, 2048, small), 512);
     }
 

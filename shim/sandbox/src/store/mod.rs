@@ -436,7 +436,7 @@ mod tests {
 
     fn plan() -> Plan {
         use crate::spec::{Bundle, HostFacts, Overrides, default_config};
-        let facts = HostFacts { cpus: 1, memory_mib: 4096 };
+        let facts = HostFacts { cpus: 1, memory_mib: 4096, selinux: false };
         Bundle::from_document("/b".into(), default_config())
             .plan("c1", &Overrides::default(), &crate::config::HostConfig::default(), facts)
             .unwrap()

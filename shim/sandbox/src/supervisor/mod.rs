@@ -317,7 +317,10 @@ impl Supervisor {
 impl Supervisor {
     fn begin_start(&mut self, starter: Starter) {
         let client = self.guest.client.clone();
-        let (id, deadline) = (self.guest.id.clone(), self.guest.deadline);
+        let id = self.guest.id.clone();
+        // The hooks that run in the guest are a part of it.
+        let deadline =
+            self.guest.deadline.saturating_add(hooks::time_in_guest(&self.hooks.in_start));
         let program =
             tokio::spawn(async move { client.start_container(id.as_str(), deadline).await });
         self.start = Some(Start { starter, step: Step::Program(program) });
