@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Create(Create),
     /// Delete a container that is stopped or was never started
     Delete(Delete),
+    /// Say whether this host can run sandboxes and how well, and what to do about what is wrong
+    Doctor(Doctor),
     /// Print what a container uses, at intervals, and each time that it runs out of memory
     Events(Events),
     /// Execute a further process in a running container
@@ -181,6 +183,14 @@ pub(crate) struct Delete {
     pub(crate) force: bool,
     /// Id of the container
     pub(crate) id: String,
+}
+
+/// `ringfence doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// One JSON object in place of text
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `ringfence list`.

@@ -35,6 +35,7 @@ fn execute(arguments: Arguments, began_ns: u64) -> Result<u8, CommandError> {
     match command {
         Command::Create(create) => commands::create::execute(&global, &create),
         Command::Delete(delete) => commands::manage::delete(&global, &delete),
+        Command::Doctor(doctor) => commands::doctor::execute(&global, &doctor),
         Command::Events(events) => commands::events::execute(&global, &events),
         Command::Exec(exec) => commands::exec::execute(global, exec),
         Command::Features => commands::features::execute(),

@@ -1,6 +1,7 @@
 //! One file for each command: convert, call, convert back.
 
 pub(crate) mod create;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod features;
