@@ -5,6 +5,7 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod features;
+pub(crate) mod gc;
 pub(crate) mod list;
 pub(crate) mod manage;
 pub(crate) mod other;
