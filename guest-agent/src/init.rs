@@ -14,8 +14,8 @@ use crate::poller::{Poller, Source};
 use crate::transport::Host;
 use crate::{container, layout, sys};
 use agent_protocol::{
-    CONTROL_PORT, ErrorKind, GuestConfig, GuestMessage, MAX_GUEST_FRAME, SHARES_TAG, VERSION,
-    encode,
+    AGENT_VERSION_MARK, CONTROL_PORT, ErrorKind, GuestConfig, GuestMessage, MAX_GUEST_FRAME,
+    SHARES_TAG, VERSION, encode,
 };
 use alloc::ffi::CString;
 use core::ffi::CStr;
@@ -126,7 +126,8 @@ pub(crate) fn configure(config: &GuestConfig) -> Outcome<()> {
     if config.version != VERSION {
         return Err(refused(
             ErrorKind::InvalidArgument,
-            format_args!("the host speaks version {}, the agent {VERSION}", config.version),
+            // The mark has to be in the program; here it is of use, too.
+            format_args!("{AGENT_VERSION_MARK} the host speaks version {}", config.version),
         ));
     }
     // 0 leaves the clock as it is.

@@ -1,11 +1,11 @@
 //! The VM process of one sandbox: `ringfence-vmm`, started by a launcher with a
-//! [`vmm_api::Channel`] as descriptor 3, or by a person with `--check-kvm [PATH]`.
+//! [`vmm_api::Channel`] as descriptor 3, or by a person with `--check-kvm [PATH]` or `--check-jail`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vmm::control::{self, End, Jail};
-use vmm::jail::fds;
+use vmm::jail::{self, fds};
 use vmm::machine::with_causes;
 use vmm::{host_check, process, timeline};
 use vmm_api::CHANNEL_FD;
@@ -19,9 +19,10 @@ fn main() -> ExitCode {
         (None, ..) => serve(Jail::Full, start_ns),
         (Some(option), None, _) if option == "--no-jail" => serve(Jail::None, start_ns),
         (Some(option), path, None) if option == "--check-kvm" => check_kvm(path),
+        (Some(option), None, _) if option == "--check-jail" => check_jail(),
         _ => {
             eprintln!(
-                "usage: ringfence-vmm --check-kvm [PATH]\n\
+                "usage: ringfence-vmm --check-kvm [PATH] | --check-jail\n\
                  Otherwise ringfence starts it: ringfence-vmm [--no-jail], with its channel as \
                  descriptor {CHANNEL_FD}."
             );
@@ -35,6 +36,23 @@ fn check_kvm(path: Option<OsString>) -> ExitCode {
     match host_check::check(&path) {
         Ok(turns) => {
             println!("kvm: ok, guest kernels run at {turns} turns of a loop per second");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("ringfence-vmm: {}", with_causes(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says so behind the walls.
+fn check_jail() -> ExitCode {
+    match jail::try_walls() {
+        Ok(()) => {
+            println!(
+                "walls: ok, namespaces, an empty root, no capability over the host and system call \
+                 filters can be had"
+            );
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -2,13 +2,18 @@
 //! [`VERSION`], describe it in `docs/agent-protocol.md`, and add `schema/vN.*`.
 
 use crate::{
-    CONTROL_PORT, FIRST_STREAM_PORT, HEADER_BYTES, INIT_PROCESS, MAX_COMMAND, MAX_COUNTER_NAME,
-    MAX_COUNTERS, MAX_GUEST_FRAME, MAX_HOST_FRAME, MAX_LISTED_BYTES, MAX_LISTED_PROCESSES,
-    SHARES_TAG, VERSION,
+    AGENT_MARK, AGENT_VERSION_MARK, CONTROL_PORT, FIRST_STREAM_PORT, HEADER_BYTES, INIT_PROCESS,
+    MAX_COMMAND, MAX_COUNTER_NAME, MAX_COUNTERS, MAX_GUEST_FRAME, MAX_HOST_FRAME, MAX_LISTED_BYTES,
+    MAX_LISTED_PROCESSES, SHARES_TAG, VERSION,
 };
 
 const _: () = {
     assert!(VERSION == 3, "schema/ and docs/agent-protocol.md describe version 3");
+    assert!(
+        AGENT_VERSION_MARK.len() == AGENT_MARK.len() + 2
+            && AGENT_VERSION_MARK.as_bytes()[AGENT_MARK.len()] as u32 == b'0' as u32 + VERSION,
+        "agents of version 3 carry its number"
+    );
     assert!(CONTROL_PORT == 1024, "agents of version 3 connect to port 1024");
     assert!(FIRST_STREAM_PORT == 1 << 20, "stream ports of version 3 begin at 1048576");
     assert!(CONTROL_PORT < FIRST_STREAM_PORT, "the control port must be no stream port");

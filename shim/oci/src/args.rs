@@ -65,12 +65,16 @@ pub(crate) enum Command {
     Create(Create),
     /// Delete a container that is stopped or was never started
     Delete(Delete),
+    /// Say whether this host can run sandboxes and how well, and what to do about what is wrong
+    Doctor(Doctor),
     /// Print what a container uses, at intervals, and each time that it runs out of memory
     Events(Events),
     /// Execute a further process in a running container
     Exec(Exec),
     /// Print what this runtime can do
     Features,
+    /// Remove what killed processes have left behind
+    Gc(Gc),
     /// Send a signal to a container
     Kill(Kill),
     /// List the containers
@@ -88,7 +92,7 @@ pub(crate) enum Command {
     /// Start the program of a created container
     Start(Target),
     /// Print the state of a container
-    State(Target),
+    State(State),
     /// Change the limits of a container
     Update(Update),
     /// What create and run leave behind; not for people.
@@ -160,6 +164,16 @@ pub(crate) struct Target {
     pub(crate) id: String,
 }
 
+/// `ringfence state`.
+#[derive(Debug, Args)]
+pub(crate) struct State {
+    /// Also the digests of kernel and agent, whose files are read for that
+    #[arg(long)]
+    pub(crate) digests: bool,
+    /// Id of the container
+    pub(crate) id: String,
+}
+
 /// `ringfence kill`.
 #[derive(Debug, Args)]
 pub(crate) struct Kill {
@@ -183,6 +197,28 @@ pub(crate) struct Delete {
     pub(crate) id: String,
 }
 
+/// `ringfence doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// One JSON object in place of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `ringfence gc`.
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    /// Show what would be removed, and remove nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// Also containers whose supervisor was killed, and that wait for their delete
+    #[arg(long)]
+    pub(crate) crashed: bool,
+    /// A JSON array in place of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// `ringfence list`.
 #[derive(Debug, Args)]
 pub(crate) struct List {
@@ -192,6 +228,9 @@ pub(crate) struct List {
     /// Print ids only
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Also the walls around each machine: those that are down in the table, all in JSON
+    #[arg(long, conflicts_with = "quiet")]
+    pub(crate) walls: bool,
 }
 
 /// Form of a list.
@@ -561,7 +600,13 @@ mod tests {
 
     #[test]
     fn an_unknown_option_is_an_error() {
-        for line in ["create --frob c1", "state --all c1", "list c1", "--rootles true list"] {
+        for line in [
+            "create --frob c1",
+            "state --all c1",
+            "list c1",
+            "list -q --walls",
+            "--rootles true list",
+        ] {
             assert!(parse_words(line.split(' ').map(OsString::from).collect()).is_err(), "{line}");
         }
     }

@@ -7,6 +7,7 @@
 //!                   open files         agent's connection
 //! ```
 
+use crate::boot_record::{BootRecord, FileIdentity};
 use crate::caller_limits;
 use crate::config::{HostConfig, Parts};
 use crate::console::Console;
@@ -54,6 +55,7 @@ pub(crate) struct Prepared {
     vm: VmPlan,
     files: MachineFiles,
     kernel_path: PathBuf,
+    initrd_path: PathBuf,
     container: ContainerSpec,
     hooks: Hooks,
     hook_state: ContainerState,
@@ -130,11 +132,11 @@ pub(crate) fn prepare(
         None => ("the guest kernel", parts.kernel.clone()),
     };
     let (initrd_name, initrd_path) = match &plan.vm.initrd {
-        Some(path) => ("vm.kernel.initrd", path),
-        None => ("the guest's initial RAM file system", &parts.initrd),
+        Some(path) => ("vm.kernel.initrd", path.clone()),
+        None => ("the guest's initial RAM file system", parts.initrd.clone()),
     };
     let kernel = host_files::open_part(kernel_name, &kernel_path)?;
-    let initrd = host_files::open_part(initrd_name, initrd_path)?;
+    let initrd = host_files::open_part(initrd_name, &initrd_path)?;
     let shares = host_files::open_shares(&plan.shares)?;
     let (mut state, recovered) = StateDir::claim(root, id, &plan)?;
     if recovered {
@@ -153,6 +155,7 @@ pub(crate) fn prepare(
         vm: plan.vm,
         files: MachineFiles { kvm, kernel, initrd, console, shares },
         kernel_path,
+        initrd_path,
         container: plan.container,
         hooks: plan.hooks,
         hook_state: ContainerState {
@@ -227,9 +230,14 @@ impl Prepared {
         let wanted = self.wanted_streams(terminal.as_ref());
         let mut sockets = Sockets::open(wanted, FIRST_STREAM_PORT).map_err(StdioError::Sockets)?;
         let cpus = self.vm.host_cpus.as_deref();
-        let mut vm = VmProcess::start(&parts.vmm, cpus).map_err(SandboxError::Machine)?;
+        let mut vm =
+            VmProcess::start(&parts.vmm, self.state.path(), cpus).map_err(SandboxError::Machine)?;
         let reference = vm.reference();
-        self.state.change(|record| record.vmm = reference)?;
+        let boot = self.boot_record(config)?;
+        self.state.change(|record| {
+            record.vmm = reference;
+            record.boot = Some(boot);
+        })?;
         let (control, theirs) = control_pair().map_err(SandboxError::Events)?;
         let mut ports = sockets.take_ports();
         ports.push((CONTROL_PORT, theirs));
@@ -254,6 +262,16 @@ impl Prepared {
         let streams = Streams::join(wanted, sockets.into_ends(), console)?;
         let deadline = config.request_timeout();
         Ok(Booted { terminal, ..self.booted(vm, connection, streams, (seccomp, plan), deadline) })
+    }
+
+    /// What the machine is booted from.
+    fn boot_record(&self, config: &HostConfig) -> Result<BootRecord, SandboxError> {
+        let of = |path: &Path, file| FileIdentity::of(path, file).map_err(SandboxError::Events);
+        Ok(BootRecord {
+            kernel: of(&self.kernel_path, &self.files.kernel)?,
+            initrd: of(&self.initrd_path, &self.files.initrd)?,
+            command_line: machine::command_line(&self.vm, config),
+        })
     }
 
     /// Which streams the container has.

@@ -88,6 +88,14 @@ pub enum SandboxError {
         /// How long it was waited for.
         patience: Duration,
     },
+    /// A virtual machine without a supervisor does not end.
+    #[error("the virtual machine, process {pid}, did not end within {} s", patience.as_secs())]
+    MachineStays {
+        /// Its process id.
+        pid: i32,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// The container's cgroup on the host.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -258,6 +266,7 @@ impl SandboxError {
             | Self::Deadline { .. }
             | Self::MachineHangs { .. }
             | Self::DoesNotEnd { .. }
+            | Self::MachineStays { .. }
             | Self::Control(ControlError::Silent)
             | Self::Stdio(StdioError::Stuck { .. }) => ErrorKind::Deadline,
             Self::Stdio(StdioError::Lost { .. }) => ErrorKind::OutputLost,

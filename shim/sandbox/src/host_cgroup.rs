@@ -21,11 +21,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Where cgroups are mounted (file-hierarchy(7)).
-const MOUNT: &str = "/sys/fs/cgroup";
+pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 /// Type of a cgroup v2 file system (statfs(2), CGROUP2_SUPER_MAGIC).
 const CGROUP2_MAGIC: i128 = 0x6367_7270;
 /// Controllers that a container's cgroup has, if its parents have them.
-const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+pub(crate) const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 /// Bytes of an interface file that are read: `io.max` has a line for each block device.
 const MAX_FILE: u64 = 1 << 20;
 /// Another container's parents may go while ours are made.
@@ -155,11 +155,21 @@ pub(crate) fn derive(settings: &[FileWrite], memory_mib: u32, cpus: Option<&[u16
     limits
 }
 
+/// What a machine with so much memory takes beside it.
+fn overhead(machine_bytes: u64) -> u64 {
+    OVERHEAD_BYTES.saturating_add(machine_bytes / TABLES_PART)
+}
+
+/// The same in MiB.
+pub(crate) fn overhead_mib(memory_mib: u32) -> u64 {
+    overhead(u64::from(memory_mib) << 20) >> 20
+}
+
 /// The value on the host for one of the guest's; `None` for what is the guest's alone.
 fn on_host(file: &str, value: &str, memory_mib: u32) -> Option<String> {
     let value = value.trim();
     let machine = u64::from(memory_mib) << 20;
-    let overhead = OVERHEAD_BYTES.saturating_add(machine / TABLES_PART);
+    let overhead = overhead(machine);
     let plus = |number: u64, more: u64| number.saturating_add(more).to_string();
     match (file, value.parse::<u64>()) {
         // The guest keeps within its limit by itself, and needs all of its machine to do so.

@@ -6,6 +6,7 @@
 //! What must never: virtqueues, KVM calls, command lines, ttrpc. The front ends `oci` and
 //! `containerd` may depend on it and are thin.
 
+mod boot_record;
 mod caller_limits;
 pub mod config;
 mod console;
@@ -13,10 +14,12 @@ mod container_id;
 mod control;
 mod create;
 mod detach;
+mod doctor;
 mod error;
 mod error_kind;
 mod events;
 mod exec;
+mod gc;
 mod hooks;
 mod host_cgroup;
 mod host_files;
@@ -42,24 +45,28 @@ mod terminal;
 pub mod text;
 mod timeline;
 mod vm_process;
+mod walls;
 mod watched;
 
 /// What a container's guest tells of itself.
 pub use agent_protocol::{Counter, HugePageStatistics, IoStatistics, ProcessInfo, Statistics};
+pub use boot_record::{BootFile, BootReport};
 pub use console::ConsoleError;
 pub use container_id::{ContainerId, ContainerIdError};
 pub use control::ControlError;
 pub use detach::{DetachError, Handover, has_handed_over, leave_supervisor};
+pub use doctor::{Diagnosis, Finding, Level, diagnose};
 pub use error::{LastWords, SandboxError};
 pub use error_kind::ErrorKind;
 pub use events::ContainerEvent;
 pub use exec::{ExecOptions, ExecSource, exec, supervise_exec};
+pub use gc::{GcOptions, Leftover, gc};
 pub use hooks::HookError;
 pub use host_cgroup::CgroupError;
 pub use host_files::HostFileError;
 pub use limits::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 pub use local_time::LocalTime;
-pub use manage::{Container, Processes, Report, delete, list, user_name};
+pub use manage::{Container, Detail, Processes, Report, delete, list, user_name};
 pub use run::{ReadyWhen, RunOptions, run, supervise};
 pub use signal_number::signal_number;
 pub use stdio::StdioError;
@@ -67,3 +74,4 @@ pub use store::{DEFAULT_ROOT, End, Status, StoreError};
 pub use supervisor::Exit;
 pub use timeline::now_ns;
 pub use vm_process::{VmEnd, VmError};
+pub use walls::Walls;

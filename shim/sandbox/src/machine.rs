@@ -102,7 +102,7 @@ fn share_config<'f>(share: &'f OpenShare, slots: &mut Slots<'f>) -> ShareConfig 
 }
 
 /// The fixed parameters, the host's, then the bundle's: the later one of two counts for Linux.
-fn command_line(plan: &VmPlan, host: &HostConfig) -> String {
+pub(crate) fn command_line(plan: &VmPlan, host: &HostConfig) -> String {
     let mut line = KERNEL_PARAMETERS.to_owned();
     for parameter in host.kernel_parameters.iter().chain(&plan.parameters) {
         line.push(' ');

@@ -3,6 +3,7 @@
 //! Looking needs no supervisor: what is written down, and which of the processes named there still
 //! live, says where a container is. So `state` is right, and quick, whatever was killed.
 
+use crate::boot_record::BootReport;
 use crate::container_id::ContainerId;
 use crate::control::{Answer, Connection, ControlError, ExecRequest, Request};
 use crate::error::SandboxError;
@@ -13,6 +14,7 @@ use crate::process::ProcessRef;
 use crate::run::run_after_stop;
 use crate::spec::ResourceUpdate;
 use crate::store::{Deletion, End, Record, Status, StoreError, Stored};
+use crate::walls::Walls;
 use agent_protocol::ProcessInfo;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -21,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// How long a supervisor may take to end after its container, and a process after SIGKILL.
-const ENDING: Duration = Duration::from_secs(5);
+pub(crate) const ENDING: Duration = Duration::from_secs(5);
 const SIGKILL: u8 = 9;
 /// Processes that are listed: as many as an ordinary kernel has pids for, twice.
 const MAX_PROCESSES: usize = 65_536;
@@ -63,6 +65,23 @@ pub struct Report {
     /// How it ended, once it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
+    /// The walls around its machine, if that was asked for and the machine is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub walls: Option<Walls>,
+    /// What its machine was booted from, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootReport>,
+}
+
+/// How much is told of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    /// What the specification asks for, and runc's further properties.
+    State,
+    /// The walls as well.
+    Walls,
+    /// And the digests of what was booted, for which the files are read.
+    Digests,
 }
 
 /// A container that was created by another command.
@@ -86,8 +105,8 @@ impl Container {
 
     /// What is known of it now.
     #[must_use]
-    pub fn report(&self) -> Report {
-        report(&self.stored)
+    pub fn report(&self, detail: Detail) -> Report {
+        report(&self.stored, detail)
     }
 
     /// Executes the program of a created container; returns when execve(2) has succeeded and the
@@ -241,12 +260,14 @@ impl Container {
 ///
 /// # Errors
 /// [`SandboxError::Store`].
-pub fn list(root: &Path) -> Result<Vec<Report>, SandboxError> {
-    Ok(Stored::list(root)?.iter().map(report).collect())
+pub fn list(root: &Path, detail: Detail) -> Result<Vec<Report>, SandboxError> {
+    Ok(Stored::list(root)?.iter().map(|stored| report(stored, detail)).collect())
 }
 
-fn report(stored: &Stored) -> Report {
+fn report(stored: &Stored, detail: Detail) -> Report {
     let Stored { record, owner, .. } = stored;
+    let machine = record.vmm.filter(|_| detail >= Detail::Walls);
+    let boot = record.boot.as_ref().filter(|_| detail >= Detail::Walls);
     let status = record.status();
     let created = UNIX_EPOCH + Duration::from_nanos(record.created_ns);
     Report {
@@ -260,6 +281,8 @@ fn report(stored: &Stored) -> Report {
         owner: user_name(*owner).unwrap_or_else(|| format!("#{owner}")),
         annotations: record.annotations.clone(),
         end: record.end(),
+        walls: machine.and_then(|vmm| Walls::read(vmm, record.supervisor)),
+        boot: boot.map(|boot| boot.report(detail >= Detail::Digests)),
     }
 }
 
@@ -299,8 +322,13 @@ pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), SandboxError> {
         let problem = "a container that runs cannot be deleted; end it, or use --force";
         return Err(SandboxError::WrongStatus { id: record.id, status, problem });
     }
+    remove(deletion, record, force || status == Status::Created)
+}
+
+/// Ends what is left of a container, removes it and runs its `poststop` hooks.
+pub(crate) fn remove(deletion: Deletion, record: Record, force: bool) -> Result<(), SandboxError> {
     let was_alive = record.supervisor.is_alive();
-    end(&record, status, deletion.path(), force || status == Status::Created)?;
+    end(&record, record.status(), deletion.path(), force)?;
     if let Some(cgroup) = &record.cgroup {
         host_cgroup::remove(cgroup, record.vmm.is_some())?;
     }
@@ -385,8 +413,8 @@ mod tests {
         let error = delete(root.path(), "c1", false).unwrap_err().to_string();
         assert!(error.contains("\"c1\" does not exist"), "{error}");
         delete(root.path(), "c1", true).unwrap();
-        assert!(list(root.path()).unwrap().is_empty());
-        assert!(list(&root.path().join("missing")).unwrap().is_empty());
+        assert!(list(root.path(), Detail::State).unwrap().is_empty());
+        assert!(list(&root.path().join("missing"), Detail::State).unwrap().is_empty());
         assert!(matches!(delete(root.path(), "../x", true), Err(SandboxError::Id(_))));
     }
 }

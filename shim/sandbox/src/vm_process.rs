@@ -19,6 +19,13 @@ use vmm_api::{
     Span, ToVmm, VmmError,
 };
 
+/// Name of the VMM's program, as far as a list of processes shows it.
+pub(crate) const VMM_NAME: &str = "ringfence-vmm";
+
+/// The one variable in a VMM's environment: its container's directory, by which it is known without its
+/// supervisor.
+pub(crate) const CONTAINER_VARIABLE: &str = "RINGFENCE_CONTAINER";
+
 /// Bytes of the VMM's messages that are kept.
 const MAX_MESSAGES: usize = 8192;
 
@@ -115,8 +122,13 @@ pub(crate) struct VmProcess {
 }
 
 impl VmProcess {
-    /// Starts the program, bound to these CPUs of the host if any are named. Needs a runtime.
-    pub(crate) fn start(program: &Path, cpus: Option<&[u16]>) -> Result<Self, VmError> {
+    /// Starts the program for the container with this directory, bound to these CPUs of the host if any
+    /// are named. Needs a runtime.
+    pub(crate) fn start(
+        program: &Path,
+        container: &Path,
+        cpus: Option<&[u16]>,
+    ) -> Result<Self, VmError> {
         let failed = |source: io::Error| VmError::Start { path: program.to_owned(), source };
         let errno = |errno: rustix::io::Errno| failed(errno.into());
         let (ours, theirs) = Channel::pair().map_err(errno)?;
@@ -125,7 +137,7 @@ impl VmProcess {
         let theirs = fcntl_dupfd_cloexec(theirs, CHANNEL_FD).map_err(errno)?;
         let (reader, writer) = io::pipe().map_err(failed)?;
         let mut command = Command::new(program);
-        command.env_clear().current_dir("/");
+        command.env_clear().env(CONTAINER_VARIABLE, container).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer);
         prepare_child(&mut command, theirs.as_raw_fd(), cpus);
         let process = Process::start(command).map_err(failed)?;

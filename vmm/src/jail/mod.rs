@@ -52,6 +52,26 @@ impl JailError {
     }
 }
 
+/// Why the walls cannot be put up.
+#[derive(Debug, thiserror::Error)]
+pub enum WallsError {
+    /// Namespaces, root, capabilities, limits.
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    /// System call filters.
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::SeccompError),
+}
+
+/// Puts up all walls, as for a machine: whether this host lets them be put up.
+///
+/// # Errors
+/// [`WallsError`] names what it refuses. The process is confined in any case, and can only end.
+pub fn try_walls() -> Result<(), WallsError> {
+    enter()?;
+    Ok(seccomp::Filters::compile()?.confine_process()?)
+}
+
 /// What the file server needs, in the process's own user namespace, to act for the guest's root on
 /// files whose owners are mapped there.
 const FILE_SERVER: CapabilitySet = CapabilitySet::CHOWN

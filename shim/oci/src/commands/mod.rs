@@ -1,9 +1,11 @@
 //! One file for each command: convert, call, convert back.
 
 pub(crate) mod create;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod features;
+pub(crate) mod gc;
 pub(crate) mod list;
 pub(crate) mod manage;
 pub(crate) mod other;

@@ -1,12 +1,13 @@
 //! `ringfence state`.
 
-use crate::args::{Global, Target};
+use crate::args::{Global, State};
 use crate::commands::print_json;
 use crate::error::CommandError;
-use sandbox::Container;
+use sandbox::{Container, Detail};
 
-pub(crate) fn execute(global: &Global, target: &Target) -> Result<u8, CommandError> {
-    let report = Container::find(&global.root, &target.id)?.report();
+pub(crate) fn execute(global: &Global, state: &State) -> Result<u8, CommandError> {
+    let detail = if state.digests { Detail::Digests } else { Detail::Walls };
+    let report = Container::find(&global.root, &state.id)?.report(detail);
     print_json(&serde_json::to_value(report).map_err(|error| CommandError::Print(error.into()))?)?;
     Ok(0)
 }

@@ -50,6 +50,14 @@ pub(super) const NAMES: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
+/// The names of the capabilities in a mask; a bit without a name has its number.
+pub(crate) fn capability_names(mask: u64) -> Vec<String> {
+    let is_set = |bit: &usize| mask & (1 << bit) != 0;
+    let name =
+        |bit: usize| NAMES.get(bit).map_or_else(|| bit.to_string(), |name| (*name).to_owned());
+    (0..64).filter(is_set).map(name).collect()
+}
+
 /// Reads the five sets.
 pub(super) fn read(fields: &Fields<'_>, notes: &mut Notes) -> Result<Capabilities, SpecError> {
     let mut set = |name| read_set(fields, name, notes);

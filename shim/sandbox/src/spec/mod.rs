@@ -31,6 +31,7 @@ mod tests;
 mod update;
 mod vm;
 
+pub(crate) use capabilities::capability_names;
 pub use cgroups_path::CgroupsPath;
 pub use cpu_list::CpuList;
 pub use default::default_config;

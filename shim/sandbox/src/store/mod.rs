@@ -14,9 +14,11 @@
 
 mod lock;
 mod record;
+mod survey;
 
 pub(crate) use record::Record;
 pub use record::{End, Status};
+pub(crate) use survey::{Surveyed, survey};
 
 use crate::container_id::ContainerId;
 use crate::host_cgroup;
@@ -323,6 +325,8 @@ pub(crate) struct Deletion {
     path: PathBuf,
     /// `None` if it cannot be understood.
     pub(crate) record: Option<Record>,
+    /// There is something that cannot be understood.
+    is_broken: bool,
     _lock: OwnedFd,
 }
 
@@ -353,12 +357,17 @@ impl Deletion {
             let _lock = lock::file(&root.join(LOCK))?;
             found = read(&path);
         }
-        let record = match found {
-            Ok(stored) => stored.map(|stored| stored.record),
-            Err(StoreError::Broken { .. }) => None,
+        let (record, is_broken) = match found {
+            Ok(stored) => (stored.map(|stored| stored.record), false),
+            Err(StoreError::Broken { .. }) => (None, true),
             Err(error) => return Err(error),
         };
-        Ok(Some(Self { root: root.to_owned(), path, record, _lock: lock }))
+        Ok(Some(Self { root: root.to_owned(), path, record, is_broken, _lock: lock }))
+    }
+
+    /// Nothing was ever written down.
+    pub(crate) fn is_unwritten(&self) -> bool {
+        self.record.is_none() && !self.is_broken
     }
 
     /// The container's directory.
@@ -427,14 +436,14 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn id() -> ContainerId {
         ContainerId::new("c1").unwrap()
     }
 
-    fn plan() -> Plan {
+    pub(crate) fn plan() -> Plan {
         use crate::spec::{Bundle, HostFacts, Overrides, default_config};
         let facts = HostFacts { cpus: 1, memory_mib: 4096, selinux: false };
         Bundle::from_document("/b".into(), default_config())

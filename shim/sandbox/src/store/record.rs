@@ -1,5 +1,6 @@
 //! `state.json`: what is written down about a container.
 
+use crate::boot_record::BootRecord;
 use crate::container_id::ContainerId;
 use crate::host_cgroup::CgroupRecord;
 use crate::process::ProcessRef;
@@ -69,6 +70,9 @@ pub(crate) struct Record {
     pub(crate) supervisor: ProcessRef,
     /// The virtual machine, once there is one.
     pub(crate) vmm: Option<ProcessRef>,
+    /// What the machine was booted from.
+    #[serde(default)]
+    pub(crate) boot: Option<BootRecord>,
     /// The container's cgroup on the host, written down before it is made.
     pub(crate) cgroup: Option<CgroupRecord>,
     pub(crate) end: Option<End>,
@@ -92,6 +96,7 @@ impl Record {
             status: Status::Creating,
             supervisor,
             vmm: None,
+            boot: None,
             cgroup: None,
             end: None,
             after_stop: plan.hooks.after_stop.clone(),
