@@ -93,6 +93,11 @@ fn a_config_with_wrong_values() {
             ("/linux/rootfsPropagation", json!("sideways"), &["sideways"]),
             ("/linux/sysctl", json!({ "kernel.no.such": "1" }), &["kernel.no.such"]),
             ("/annotations", json!({ "dev.ringfence.colour": "red" }), &["dev.ringfence.colour"]),
+            (
+                "/annotations",
+                json!({ "dev.ringfence.file_cache": "/no/mount=none" }),
+                &["dev.ringfence.file_cache", "/no/mount"],
+            ),
         ],
     );
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vmm_api::LockPolicy;
+use vmm_api::{CachePolicy, LockPolicy};
 
 /// Where the configuration is, unless a command names another file.
 pub const DEFAULT_PATH: &str = "/etc/ringfence/config.toml";
@@ -40,6 +40,8 @@ pub struct HostConfig {
     /// Where the locks of files are: `host`, seen by all that use a file; `guest`, not seen outside
     /// of the machine; `refused`.
     pub file_locks: LockPolicy,
+    /// What a guest keeps of its shares, unless the bundle says otherwise: `none`, `auto`, `always`.
+    pub file_cache: CachePolicy,
     /// The KVM device.
     pub kvm: PathBuf,
 }
@@ -56,8 +58,10 @@ impl Default for HostConfig {
             boot_timeout_ms: 30_000,
             request_timeout_ms: 30_000,
             console_log_bytes: 1 << 20,
-            allowed_annotations: vec!["memory_mib".to_owned(), "vcpus".to_owned()],
+            allowed_annotations: ["memory_mib", "vcpus", "file_cache"].map(str::to_owned).into(),
             file_locks: LockPolicy::Host,
+            // The host may change what it shares while the guest runs: `podman cp`, a volume.
+            file_cache: CachePolicy::Auto,
             kvm: PathBuf::from("/dev/kvm"),
         }
     }
@@ -235,6 +239,10 @@ mod tests {
         assert_eq!(parse("file_locks = \"guest\"").unwrap().file_locks, LockPolicy::Guest);
         let error = parse("file_locks = \"none\"").unwrap_err();
         assert!(error.contains("none") && error.contains("refused"), "{error}");
+        assert_eq!(config.file_cache, CachePolicy::Auto);
+        assert_eq!(parse("file_cache = \"none\"").unwrap().file_cache, CachePolicy::None);
+        let error = parse("file_cache = \"some\"").unwrap_err();
+        assert!(error.contains("some") && error.contains("always"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use vmm_api::ShareKind;
+use vmm_api::{CachePolicy, ShareKind};
 
 /// Shares of one machine: each is a descriptor in one message, beside those of the machine itself.
 const MAX_SHARES: usize = vmm_api::MAX_FDS - 16;
@@ -90,6 +90,7 @@ pub(crate) struct OpenShare {
     pub(crate) descriptor: OwnedFd,
     pub(crate) kind: ShareKind,
     pub(crate) read_only: bool,
+    pub(crate) cache: CachePolicy,
 }
 
 /// Opens the KVM device.
@@ -188,7 +189,13 @@ fn open_share(plan: &SharePlan, alone: bool) -> Result<OpenShare, HostFileError>
             path: plan.path.clone(),
         });
     }
-    Ok(OpenShare { name: plan.name.clone(), descriptor, kind, read_only: plan.read_only })
+    Ok(OpenShare {
+        name: plan.name.clone(),
+        descriptor,
+        kind,
+        read_only: plan.read_only,
+        cache: plan.cache,
+    })
 }
 
 fn is_empty(directory: &Path) -> bool {
@@ -221,6 +228,7 @@ mod tests {
             name: name.to_owned(),
             path: path.to_owned(),
             read_only: false,
+            cache: CachePolicy::default(),
             asked_by: "root.path".to_owned(),
         }
     }

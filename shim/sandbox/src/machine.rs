@@ -6,8 +6,8 @@ use crate::spec::VmPlan;
 use agent_protocol::SHARES_TAG;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vmm_api::{
-    BalloonConfig, BootConfig, CachePolicy, ConsoleConfig, FdSlot, FsConfig, MachineConfig,
-    ShareConfig, VsockConfig,
+    BalloonConfig, BootConfig, ConsoleConfig, FdSlot, FsConfig, MachineConfig, ShareConfig,
+    VsockConfig,
 };
 
 /// Each VMM has its own vsock device, so one number does for all guests. 0 to 2 are taken
@@ -96,8 +96,7 @@ fn share_config<'f>(share: &'f OpenShare, slots: &mut Slots<'f>) -> ShareConfig 
         root: slots.add(&share.descriptor),
         kind: share.kind,
         read_only: share.read_only,
-        // The host may change what it shares while the guest runs: `podman cp`, a volume.
-        cache: CachePolicy::Auto,
+        cache: share.cache,
     }
 }
 
@@ -114,7 +113,7 @@ pub(crate) fn command_line(plan: &VmPlan, host: &HostConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmm_api::ShareKind;
+    use vmm_api::{CachePolicy, ShareKind};
 
     fn null() -> OwnedFd {
         std::fs::File::open("/dev/null").unwrap().into()
@@ -127,6 +126,10 @@ mod tests {
             descriptor: null(),
             kind,
             read_only: kind == ShareKind::File,
+            cache: match kind {
+                ShareKind::Directory => CachePolicy::Auto,
+                ShareKind::File => CachePolicy::None,
+            },
         };
         let files = MachineFiles {
             kvm: null(),
@@ -153,6 +156,8 @@ mod tests {
         assert_eq!(slots, (0..6).collect::<Vec<u16>>());
         assert_eq!(descriptors.len(), 6);
         assert!(fs.shares[1].read_only && !fs.shares[0].read_only);
+        let policies = (fs.shares[0].cache, fs.shares[1].cache);
+        assert_eq!(policies, (CachePolicy::Auto, CachePolicy::None));
         assert_eq!((fs.queues, fs.locks), (1, vmm_api::LockPolicy::Host));
         for (vcpus, queues) in [(2, 2), (32, MAX_FS_QUEUES)] {
             let (config, _) = configure("c1", &VmPlan { vcpus, ..plan.clone() }, &host, &files);

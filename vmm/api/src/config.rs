@@ -100,11 +100,13 @@ pub enum ShareKind {
 }
 
 /// How long the guest may keep attributes, entries and data of a share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum CachePolicy {
     /// Nothing is kept: every operation asks the host.
     None,
     /// Kept for at most a second; data is dropped at open if the file changed.
+    #[default]
     Auto,
     /// Kept for ever: only this guest changes the tree.
     Always,

@@ -7,6 +7,7 @@
 //! The document is walked as JSON, not deserialized into types: an error can then name the exact
 //! place, and a start does not pay for building what is used once.
 
+mod annotations;
 mod block_io;
 mod capabilities;
 mod cgroups_path;
@@ -17,6 +18,7 @@ mod devices;
 mod error;
 mod exec;
 mod features;
+mod file_cache;
 mod hooks;
 mod json;
 mod linux;
@@ -59,6 +61,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use vmm_api::CachePolicy;
 
 /// Bytes of a config.json: ten times the largest environment that Linux takes.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -193,7 +196,9 @@ impl Bundle {
         let process = fields.require("process", "what runs in the container")?;
         let process = process::read(&process, &mut notes)?;
         let resources = resources::read(Some(&linux), &mut notes)?;
-        let vm = vm::plan(fields.fields("vm")?, &annotations, &resources, overrides, config, host)?;
+        let wishes = annotations::read(&annotations, config)?;
+        file_cache::apply(&wishes.file_cache, config.file_cache, &mounts, &mut shares)?;
+        let vm = vm::plan(fields.fields("vm")?, &wishes, &resources, overrides, config, host)?;
         let linux = linux::read(&linux, overrides.systemd_cgroup, host.selinux, &mut notes)?;
         let hooks = match fields.fields("hooks")? {
             Some(hooks) => hooks::read(&hooks, &process.env, &mut notes)?,
@@ -253,6 +258,7 @@ impl Bundle {
             name: ROOT_SHARE.to_owned(),
             path: self.directory.join(path.text()?),
             read_only: root.boolean("readonly")?,
+            cache: CachePolicy::default(),
             asked_by: path.path().to_owned(),
         };
         root.tell_unknown(notes);

@@ -6,6 +6,7 @@ use crate::spec::json::Node;
 use crate::spec::mount_options::{self, MountOptions, ms};
 use agent_protocol::{MountPlan, MountSource};
 use std::path::{Path, PathBuf};
+use vmm_api::CachePolicy;
 
 /// Mounts in one container; each bind is a descriptor in the VMM.
 const MAX_MOUNTS: usize = 1000;
@@ -37,6 +38,8 @@ pub struct SharePlan {
     pub path: PathBuf,
     /// The guest can change nothing in it.
     pub read_only: bool,
+    /// What the guest keeps of it.
+    pub cache: CachePolicy,
     /// The property of config.json that asks for it.
     pub asked_by: String,
 }
@@ -131,6 +134,7 @@ fn read_bind(
         name: name.clone(),
         path: bundle.join(path),
         read_only: options.read_only(),
+        cache: CachePolicy::default(),
         asked_by: source.path().to_owned(),
     });
     Ok(MountSource::Share { name, directory: true, recursive: options.has(ms::REC) })

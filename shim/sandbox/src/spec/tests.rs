@@ -321,6 +321,29 @@ fn the_command_line_decides_about_the_machine() {
 }
 
 #[test]
+fn the_annotation_says_what_the_guest_keeps_of_each_share() {
+    let plan = |value: &str| {
+        let mut document = default_config();
+        document["annotations"] = json!({ "dev.ringfence.file_cache": value });
+        document["mounts"] = json!([
+            { "destination": "/data/", "type": "bind", "source": "/x" },
+            { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" },
+            { "destination": "rel", "type": "bind", "source": "/y" },
+        ]);
+        plan_of(document)
+            .map(|plan| plan.shares.iter().map(|share| share.cache).collect::<Vec<_>>())
+    };
+    use CachePolicy::{Always, Auto, None};
+    assert_eq!(plan("none").unwrap(), [None, None, None]);
+    assert_eq!(plan("/data=always").unwrap(), [Auto, Always, Auto]);
+    assert_eq!(plan("always,/=auto,/rel=none").unwrap(), [Auto, Always, None]);
+    for destination in ["/tmp", "/dat", "/data/x"] {
+        let error = plan(&format!("{destination}=none")).unwrap_err().to_string();
+        assert!(error.contains(&format!("is \"{destination}=none\"")), "{error}");
+    }
+}
+
+#[test]
 fn a_missing_bundle_and_broken_json_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let error = Bundle::read(&directory.path().join("none")).unwrap_err().to_string();

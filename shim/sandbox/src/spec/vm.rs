@@ -3,6 +3,7 @@
 use crate::config::HostConfig;
 use crate::limits::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, check_memory, check_vcpus};
 use crate::spec::Overrides;
+use crate::spec::annotations::Wishes;
 use crate::spec::cpu_list::CpuList;
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
@@ -13,9 +14,6 @@ use std::path::{Path, PathBuf};
 const OVERHEAD_MIB: u64 = 64;
 /// And one part in so many for the kernel's own tables, which grow with memory.
 const TABLES_PART: u64 = 32;
-
-/// Prefix of ringfence's own annotations.
-const ANNOTATION_PREFIX: &str = "dev.ringfence.";
 
 /// What the machine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,23 +43,15 @@ pub struct HostFacts {
     pub selinux: bool,
 }
 
-/// A wish for the machine's size, with the name of who has it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Wishes {
-    memory_mib: Option<u32>,
-    vcpus: Option<u32>,
-}
-
 /// Makes the plan of the machine.
 pub(super) fn plan(
     vm: Option<Fields<'_>>,
-    annotations: &[(&str, &str)],
+    wishes: &Wishes,
     resources: &Resources,
     overrides: &Overrides,
     config: &HostConfig,
     host: HostFacts,
 ) -> Result<VmPlan, SpecError> {
-    let wishes = read_annotations(annotations, config)?;
     if let Some(mib) = overrides.memory_mib {
         check_memory(mib).map_err(|problem| option("--memory", mib, problem))?;
     }
@@ -124,47 +114,6 @@ fn vcpus_for(resources: &Resources, default: u32, host: HostFacts) -> u32 {
         (None, None) => default,
     };
     wanted.min(host.cpus).clamp(1, MAX_VCPUS)
-}
-
-/// ringfence's own annotations; those of others are ignored (config.md, Annotations).
-fn read_annotations(
-    annotations: &[(&str, &str)],
-    config: &HostConfig,
-) -> Result<Wishes, SpecError> {
-    let mut wishes = Wishes::default();
-    for (name, value) in annotations {
-        let Some(setting) = name.strip_prefix(ANNOTATION_PREFIX) else { continue };
-        let invalid = |problem: String| SpecError::Invalid {
-            path: format!("annotations[{name:?}]"),
-            value: format!("{value:?}"),
-            problem,
-        };
-        let number =
-            || value.parse::<u32>().map_err(|_| invalid("it must be a whole number".to_owned()));
-        match setting {
-            "memory_mib" | "vcpus" if !config.allowed_annotations.iter().any(|a| a == setting) => {
-                return Err(invalid(format!(
-                    "the host's configuration does not allow it; add {setting:?} to \
-                     allowed_annotations there"
-                )));
-            }
-            "memory_mib" => {
-                check_memory(number()?).map_err(invalid)?;
-                wishes.memory_mib = Some(number()?);
-            }
-            "vcpus" => {
-                check_vcpus(number()?).map_err(invalid)?;
-                wishes.vcpus = Some(number()?);
-            }
-            _ => {
-                return Err(invalid(format!(
-                    "ringfence's annotations are {ANNOTATION_PREFIX}memory_mib and \
-                     {ANNOTATION_PREFIX}vcpus"
-                )));
-            }
-        }
-    }
-    Ok(wishes)
 }
 
 #[derive(Default)]
@@ -246,26 +195,5 @@ mod tests {
         assert_eq!(vcpus_for(&limits(None, Some(64)), 2, HOST), 8);
         let pinned = Resources { host_cpus: Some(vec![4, 5]), ..limits(None, Some(3)) };
         assert_eq!(vcpus_for(&pinned, 1, HOST), 2);
-    }
-
-    #[test]
-    fn annotations_are_taken_only_if_the_host_allows_them() {
-        let mut config = HostConfig::default();
-        let read = |config: &HostConfig, name, value| {
-            read_annotations(&[(name, value)], config).map(|wishes| wishes.memory_mib)
-        };
-        assert_eq!(read(&config, "dev.ringfence.memory_mib", "512").unwrap(), Some(512));
-        assert_eq!(read(&config, "com.example.memory_mib", "x").unwrap(), None);
-        for (name, value) in [
-            ("dev.ringfence.memory_mib", "1"),
-            ("dev.ringfence.memory_mib", "1G"),
-            ("dev.ringfence.vcpus", "33"),
-            ("dev.ringfence.kernel", "/x"),
-        ] {
-            let error = read(&config, name, value).unwrap_err().to_string();
-            assert!(error.contains(name) && error.contains(value), "{error}");
-        }
-        config.allowed_annotations.clear();
-        assert!(read(&config, "dev.ringfence.memory_mib", "512").is_err());
     }
 }

@@ -1,0 +1,98 @@
+//! ringfence's own annotations, `dev.ringfence.*`: what a bundle may ask for that the runtime
+//! specification has no property for.
+
+use crate::config::HostConfig;
+use crate::limits::{check_memory, check_vcpus};
+use crate::spec::error::SpecError;
+use crate::spec::file_cache::{self, CacheWishes};
+
+/// Their prefix.
+const PREFIX: &str = "dev.ringfence.";
+
+/// Each one, without the prefix.
+const NAMES: [&str; 3] = ["memory_mib", "vcpus", "file_cache"];
+
+/// What a bundle's annotations ask for.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    /// Memory of the machine in MiB.
+    pub(super) memory_mib: Option<u32>,
+    /// Virtual CPUs of the machine.
+    pub(super) vcpus: Option<u32>,
+    /// What the guest keeps of its shares.
+    pub(super) file_cache: CacheWishes,
+}
+
+/// Reads ringfence's own; those of others are ignored (config.md, Annotations).
+pub(super) fn read(annotations: &[(&str, &str)], config: &HostConfig) -> Result<Wishes, SpecError> {
+    let mut wishes = Wishes::default();
+    for (name, value) in annotations {
+        let Some(setting) = name.strip_prefix(PREFIX) else { continue };
+        let invalid = |problem: String| invalid(setting, value, problem);
+        let number =
+            || value.parse::<u32>().map_err(|_| invalid("it must be a whole number".to_owned()));
+        if !NAMES.contains(&setting) {
+            let names = NAMES.map(|name| format!("{PREFIX}{name}")).join(", ");
+            return Err(invalid(format!("ringfence's annotations are {names}")));
+        }
+        if !config.allowed_annotations.iter().any(|allowed| allowed == setting) {
+            return Err(invalid(format!(
+                "the host's configuration does not allow it; add {setting:?} to \
+                 allowed_annotations there"
+            )));
+        }
+        match setting {
+            "memory_mib" => {
+                check_memory(number()?).map_err(invalid)?;
+                wishes.memory_mib = Some(number()?);
+            }
+            "vcpus" => {
+                check_vcpus(number()?).map_err(invalid)?;
+                wishes.vcpus = Some(number()?);
+            }
+            _ => wishes.file_cache = file_cache::read(value).map_err(invalid)?,
+        }
+    }
+    Ok(wishes)
+}
+
+/// The error of an annotation, by its name without the prefix.
+pub(super) fn invalid(setting: &str, value: &str, problem: String) -> SpecError {
+    SpecError::Invalid {
+        path: format!("annotations[{:?}]", format!("{PREFIX}{setting}")),
+        value: format!("{value:?}"),
+        problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotations_are_taken_only_if_the_host_allows_them() {
+        let mut config = HostConfig::default();
+        let of = |config: &HostConfig, name, value| {
+            read(&[(name, value)], config).map(|wishes| wishes.memory_mib)
+        };
+        assert_eq!(of(&config, "dev.ringfence.memory_mib", "512").unwrap(), Some(512));
+        assert_eq!(of(&config, "com.example.memory_mib", "x").unwrap(), None);
+        for (name, value) in [
+            ("dev.ringfence.memory_mib", "1"),
+            ("dev.ringfence.memory_mib", "1G"),
+            ("dev.ringfence.vcpus", "33"),
+            ("dev.ringfence.file_cache", "sometimes"),
+            ("dev.ringfence.kernel", "/x"),
+        ] {
+            let error = of(&config, name, value).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(value), "{error}");
+        }
+        config.allowed_annotations.clear();
+        for (name, value) in
+            [("dev.ringfence.memory_mib", "512"), ("dev.ringfence.file_cache", "none")]
+        {
+            let error = of(&config, name, value).unwrap_err().to_string();
+            assert!(error.contains("allowed_annotations"), "{error}");
+        }
+    }
+}
