@@ -10,6 +10,7 @@ pub mod bundle;
 pub mod command;
 pub mod detached;
 pub mod differential;
+pub mod engine;
 pub mod host;
 pub mod lab;
 pub mod report;
@@ -18,4 +19,5 @@ pub mod tree;
 
 pub use bundle::{Bundle, Root, set_value};
 pub use command::{Invocation, Outcome, Output, Running};
+pub use engine::Engine;
 pub use lab::{Lab, Runtime};

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use integration_tests::{Invocation, Lab, Outcome, Running};
+use integration_tests::engine::scenarios;
+use integration_tests::{Engine, Invocation, Lab, Outcome, Running};
+
+const NAME: &str = "ringfence-test";
 
 /// From the start of a daemon to its first answer.
 const DAEMON_STARTS: Duration = Duration::from_secs(300);
@@ -58,17 +61,54 @@ fn containerd_and_docker_run_containers_with_it() {
 
     let with = [&docker[..], &["--runtime", "ringfence", "busybox"]].concat();
     expect(&[&with[..], &["/bin/sh", "-c", kernel]].concat(), 3, "1\n");
-    let script = "trap 'exit 5' TERM; echo up; while :; do sleep 0.2; done";
-    let detached = ["docker", "run", "-d", "--name", "two", "--network", "none"];
-    let program = ["--runtime", "ringfence", "busybox", "/bin/sh", "-c", script];
-    run(&[&detached[..], &program].concat()).expect_code(0);
-    expect(&["docker", "exec", "two", "/bin/sh", "-c", "echo in; exit 4"], 4, "in\n");
-    expect(&["docker", "stop", "two"], 0, "two\n");
-    expect(&["docker", "logs", "two"], 0, "up\n");
-    expect(&["docker", "inspect", "--format", "{{.State.ExitCode}}", "two"], 0, "5\n");
-    expect(&["docker", "start", "two"], 0, "two\n");
-    expect(&["docker", "kill", "two"], 0, "two\n");
-    expect(&["docker", "wait", "two"], 0, "137\n");
-    expect(&["docker", "rm", "two"], 0, "two\n");
+    let [ringfence, runc] = ["ringfence", "runc"]
+        .map(|runtime| scenarios::everything_at_once(&Engine::docker(runtime), lab.scratch()));
+    ringfence.expect_code(3);
+    assert_eq!((ringfence.out(), ringfence.err()), (runc.out(), runc.err()));
+    let docker = Engine::docker("ringfence");
+    // Unhealthy, or not yet healthy, until the file is there.
+    let health = ["--health-cmd", "test -e /healthy", "--health-interval", "1s"];
+    docker.leave(NAME, &health, scenarios::UNTIL_TERM);
+    docker.command(&["exec", NAME, "/bin/touch", "/healthy"]).expect_code(0);
+    let status = ["inspect", "--format", "{{.State.Health.Status}}", NAME];
+    docker.wait_for(&status, |outcome| outcome.out() == "healthy\n");
+    top(&docker);
+    docker.command(&["update", "--pids-limit", "77", NAME]).expect_code(0);
+    docker.expect(&["exec", NAME, "/bin/cat", "/sys/fs/cgroup/pids.max"], 0, "77\n");
+    scenarios::life(&docker, NAME, lab.scratch());
+    scenarios::deaf(&docker, NAME);
+    for runtime in ["ringfence", "runc"] {
+        scenarios::out_of_memory(&Engine::docker(runtime), NAME);
+    }
+    scenarios::terminals(&docker, NAME);
+    two_services(&docker);
     lab.expect_nothing_left();
+}
+
+/// The processes are those that the container is on the host.
+fn top(docker: &Engine) {
+    let outcome = docker.command(&["top", NAME, "-o", "pid,comm"]);
+    outcome.expect_code(0);
+    let pid = docker.inspect(NAME, "{{.State.Pid}}");
+    let rows: Vec<Vec<&str>> =
+        outcome.out().lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows.len(), 2, "{outcome}");
+    assert!(rows.iter().any(|row| row[..] == [pid.as_str(), "ringfence"]), "{outcome}");
+    assert!(rows.iter().any(|row| row[1] == "ringfence-vmm"), "{outcome}");
+}
+
+/// Two containers that speak over a volume.
+fn two_services(docker: &Engine) {
+    let volume = ["--volume", "ringfence-test:/shared"];
+    let server = "echo up; cd /shared; while [ ! -e question ]; do sleep 0.2; done; \
+                  tr a-z A-Z < question > new; mv new answer";
+    docker.leave(NAME, &volume, server);
+    let client = "cd /shared; echo hello > new; mv new question; \
+                  while [ ! -e answer ]; do sleep 0.2; done; cat answer";
+    let outcome = docker.run(&[&["--rm"], &volume[..]].concat(), client).run();
+    outcome.expect_code(0);
+    assert_eq!(outcome.out(), "HELLO\n");
+    docker.expect(&["wait", NAME], 0, "0\n");
+    docker.expect(&["rm", NAME], 0, &format!("{NAME}\n"));
+    docker.expect(&["volume", "rm", "ringfence-test"], 0, "ringfence-test\n");
 }

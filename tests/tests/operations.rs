@@ -27,16 +27,19 @@ fn running(lab: &Lab, runtime: Runtime, bundle: &Bundle) -> Detached {
 fn processes_are_listed_as_with_crun_and_runc() {
     let lab = Lab::enter();
     let bundle = bundle(&lab);
-    // The pids are those of the guest: as many, and other numbers.
-    let [ringfence, crun] = [Runtime::Ringfence, Runtime::Crun].map(|runtime| {
+    // Pids of the host: supervisor and machine, or the container's processes.
+    for (runtime, expected) in
+        [(Runtime::Ringfence, ["ringfence", "ringfence-vmm"]), (Runtime::Crun, ["sleep", "sleep"])]
+    {
         let container = running(&lab, runtime, &bundle);
         let outcome = container.command(&["ps", "--format", "json"], &[]);
         outcome.expect_code(0);
         let pids: Vec<u32> = serde_json::from_str(outcome.out()).unwrap();
+        let name = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        let names: Vec<String> = pids.iter().map(name).collect();
+        assert_eq!(names.concat().lines().collect::<Vec<_>>(), expected);
         container.delete_by_force();
-        pids.len()
-    });
-    assert_eq!((ringfence, crun), (2, 2));
+    }
     // Of a line only user, terminal and command are the same everywhere.
     let [ringfence, runc] = [Runtime::Ringfence, Runtime::Runc].map(|runtime| {
         let container = running(&lab, runtime, &bundle);

@@ -1,49 +1,71 @@
 //! podman with ringfence as its runtime: conmon waits for the supervisor as for any container.
 
-use std::path::Path;
+use integration_tests::engine::scenarios;
+use integration_tests::{Engine, Lab};
 
-use integration_tests::{Invocation, Lab, Outcome};
+const NAME: &str = "ringfence-test";
 
-fn podman(runtime: &str, words: &[&str]) -> Outcome {
-    Invocation::new("podman").args(&["--runtime", runtime]).args(words).run()
-}
-
-/// The container's root, with a writable layer of podman's.
-fn root() -> String {
-    let roots = std::env::var("RINGFENCE_ROOTS").unwrap_or_else(|_| "/opt/roots".to_owned());
-    format!("{}:O", Path::new(&roots).join("busybox").display())
+/// The engine, once it has what it makes once for itself (directories, a cgroup): that belongs to no
+/// container.
+fn podman(runtime: &str) -> Engine {
+    Engine::podman("crun").run(&["--rm", "--memory", "64m"], "true").run().expect_code(0);
+    Engine::podman(runtime)
 }
 
 #[test]
 fn podman_runs_containers_with_it() {
-    // What podman makes once for itself (directories, a cgroup) belongs to no container.
-    let first = ["run", "--rm", "--network", "none", "--rootfs"];
-    podman("crun", &[&first[..], &[&root(), "true"]].concat()).expect_code(0);
+    let podman = podman("ringfence");
     let lab = Lab::enter();
-    let ringfence = |words: &[&str]| podman("ringfence", words);
-    let root = root();
-    let outcome = ringfence(&[&first[..], &[&root, "sh", "-c", "echo out; exit 3"]].concat());
+    let outcome = podman.run(&["--rm"], "echo out; echo err >&2; cat; exit 3").stdin("in\n").run();
     outcome.expect_code(3);
-    assert_eq!(outcome.out(), "out\n");
-    let script = "echo up; trap 'exit 5' TERM; while :; do sleep 0.2; done";
-    let detached = ["run", "--detach", "--name", "ringfence-test", "--network", "none"];
-    ringfence(&[&detached[..], &["--rootfs", &root, "sh", "-c", script]].concat()).expect_code(0);
-    for (words, code, out) in [
-        (&["exec", "ringfence-test", "sh", "-c", "echo in; exit 4"][..], 4, "in\n"),
-        (&["exec", "ringfence-test", "/no/such"], 127, ""),
-        (&["logs", "ringfence-test"], 0, "up\n"),
-        (&["pause", "ringfence-test"], 0, "ringfence-test\n"),
-        (&["unpause", "ringfence-test"], 0, "ringfence-test\n"),
-        (&["stop", "ringfence-test"], 0, "ringfence-test\n"),
-        (&["inspect", "--format", "{{.State.ExitCode}}", "ringfence-test"], 0, "5\n"),
-        (&["start", "ringfence-test"], 0, "ringfence-test\n"),
-        (&["kill", "ringfence-test"], 0, "ringfence-test\n"),
-        (&["wait", "ringfence-test"], 0, "137\n"),
-        (&["rm", "ringfence-test"], 0, "ringfence-test\n"),
-    ] {
-        let outcome = ringfence(words);
-        outcome.expect_code(code);
-        assert_eq!(outcome.out(), out, "{words:?}");
+    assert_eq!((outcome.out(), outcome.err()), ("out\n", "err\n"));
+    let health = ["--health-cmd", "test -e /healthy", "--health-interval", "disable"];
+    podman.leave(NAME, &health, scenarios::UNTIL_TERM);
+    podman.command(&["healthcheck", "run", NAME]).expect_code(1);
+    podman.command(&["exec", NAME, "/bin/touch", "/healthy"]).expect_code(0);
+    podman.command(&["healthcheck", "run", NAME]).expect_code(0);
+    top(&podman);
+    podman.command(&["update", "--pids-limit", "77", NAME]).expect_code(0);
+    podman.expect(&["exec", NAME, "/bin/cat", "/sys/fs/cgroup/pids.max"], 0, "77\n");
+    scenarios::life(&podman, NAME, lab.scratch());
+    scenarios::deaf(&podman, NAME);
+    lab.expect_nothing_left();
+}
+
+/// It looks for processes in the container's view, where the host's are not; its own are in the guest.
+fn top(podman: &Engine) {
+    let outcome = podman.command(&["top", NAME]);
+    outcome.expect_code(0);
+    assert_eq!(outcome.out().lines().count(), 1, "{outcome}");
+    let outcome = podman.command(&["exec", NAME, "/bin/ps", "-o", "pid,args"]);
+    assert!(outcome.out().contains("1 /bin/sh -c trap"), "{outcome}");
+}
+
+#[test]
+fn a_container_is_as_podman_was_asked_for() {
+    let _ = podman("ringfence");
+    let lab = Lab::enter();
+    let [ringfence, crun] = ["ringfence", "crun"]
+        .map(|runtime| scenarios::everything_at_once(&Engine::podman(runtime), lab.scratch()));
+    ringfence.expect_code(3);
+    assert_eq!((ringfence.out(), ringfence.err()), (crun.out(), crun.err()));
+    lab.expect_nothing_left();
+}
+
+#[test]
+fn terminals_of_podman_are_terminals() {
+    let podman = podman("ringfence");
+    let lab = Lab::enter();
+    scenarios::terminals(&podman, "ringfence-test-tty");
+    lab.expect_nothing_left();
+}
+
+#[test]
+fn podman_sees_that_a_container_used_up_its_memory() {
+    let _ = podman("ringfence");
+    let lab = Lab::enter();
+    for runtime in ["ringfence", "crun"] {
+        scenarios::out_of_memory(&Engine::podman(runtime), "ringfence-test-oom");
     }
     lab.expect_nothing_left();
 }

@@ -2,7 +2,7 @@
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sandbox::DEFAULT_ROOT;
+use sandbox::default_root;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Directory of the containers' state
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT)]
+    #[arg(long, value_name = "DIR", default_value_os_t = default_root())]
     pub(crate) root: PathBuf,
     /// File for messages, in place of standard error
     #[arg(long, value_name = "FILE")]

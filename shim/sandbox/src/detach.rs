@@ -142,6 +142,8 @@ impl Handover {
     /// # Errors
     /// [`DetachError::NotStarted`] if it is not what [`leave_supervisor`] gives.
     pub fn take(number: &str) -> Result<Self, DetachError> {
+        // What ps(1) shows is else the name of the link that it was executed by.
+        rustix::thread::set_name(c"ringfence").map_err(|errno| DetachError::Start(errno.into()))?;
         let number: RawFd = number.parse().map_err(|_| DetachError::NotStarted)?;
         if number < FIRST_OTHER {
             return Err(DetachError::NotStarted);

@@ -11,6 +11,7 @@
 //! this process make one, the container runs in its caller's cgroup and that is told; only what
 //! nothing but this cgroup can do is an error then.
 
+use crate::oom_witness;
 use crate::spec::{CgroupsPath, HostLimit};
 use agent_protocol::FileWrite;
 use rustix::io::Errno;
@@ -242,6 +243,8 @@ pub(crate) struct HostCgroup {
     /// Limits that wait for the container.
     late: Vec<Limit>,
     kept: bool,
+    /// Kills that were not the host's doing.
+    shown_kills: u64,
 }
 
 /// What entering has come to.
@@ -265,7 +268,7 @@ impl HostCgroup {
             .iter()
             .cloned()
             .partition(|limit| limit.files.iter().any(|file| file.starts_with("cpu.max")));
-        let mut cgroup = Self { record, before: None, late, kept: false };
+        let mut cgroup = Self { record, before: None, late, kept: false, shown_kills: 0 };
         let early: Vec<Limit> = early;
         match make(&path) {
             Ok(()) => {}
@@ -357,11 +360,19 @@ impl HostCgroup {
         self.kept = true;
     }
 
-    /// Whether the host's OOM killer has killed in it.
+    /// Its directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.record.path
+    }
+
+    /// So many kills in it stand for the guest's ([`oom_witness`]).
+    pub(crate) fn set_shown_kills(&mut self, kills: u64) {
+        self.shown_kills = kills;
+    }
+
+    /// Whether the host's OOM killer has killed in it for the host's own sake.
     pub(crate) fn oom_killed(&self) -> bool {
-        let events = read(&self.record.path.join("memory.events")).unwrap_or_default();
-        let mut counts = events.lines().filter_map(|line| line.strip_prefix("oom_kill "));
-        counts.any(|count| count.trim() != "0")
+        oom_witness::kills(&self.record.path).is_ok_and(|kills| kills > self.shown_kills)
     }
 }
 
@@ -631,7 +642,8 @@ mod tests {
         std::fs::create_dir(&record.path).unwrap();
         std::fs::write(record.path.join("memory.max"), "100\n").unwrap();
         let file = record.path.join("memory.max");
-        let cgroup = HostCgroup { record, before: None, late: Vec::new(), kept: true };
+        let cgroup =
+            HostCgroup { record, before: None, late: Vec::new(), kept: true, shown_kills: 0 };
         let limit = |file: &str, value: &str, is_needed| Limit {
             files: vec![file.to_owned()],
             value: value.to_owned(),

@@ -171,6 +171,21 @@ impl Container {
         }
     }
 
+    /// The processes of the host that are the container, ascending: its supervisor and its virtual
+    /// machine.
+    ///
+    /// # Errors
+    /// [`SandboxError::WrongStatus`].
+    pub fn host_processes(&self) -> Result<Vec<i32>, SandboxError> {
+        let Record { supervisor, vmm, .. } = &self.stored.record;
+        // Allowed when a watch is: the guest need not answer.
+        self.check(Operation::Watch, self.stored.record.status())?;
+        let mut pids: Vec<i32> =
+            [Some(*supervisor), *vmm].into_iter().flatten().map(|process| process.pid).collect();
+        pids.sort_unstable();
+        Ok(pids)
+    }
+
     /// Changes limits, all of them or none.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 use crate::config::{HostConfig, Parts};
 use crate::container_id::ContainerId;
+use crate::container_view::{Figurehead, View, behind_figurehead};
 use crate::control::Server;
 use crate::create::{self, Ready};
 use crate::detach::Handover;
@@ -62,7 +63,7 @@ pub fn run(options: &RunOptions) -> Result<Exit, SandboxError> {
     if options.console_socket.is_some() {
         return Err(SandboxError::ConsoleInForeground);
     }
-    live(options, &mut Some(Role::Foreground))
+    live(options, &mut Some(Role::Foreground), None)
 }
 
 /// Makes a container and sees it to its end, for a command that waits until it is ready and goes.
@@ -76,7 +77,8 @@ pub fn supervise(
     ready: ReadyWhen,
 ) -> Result<Exit, SandboxError> {
     let mut role = Some(Role::Supervisor(handover, ready));
-    let result = live(options, &mut role);
+    let result = behind_figurehead(|figurehead| live(options, &mut role, Some(figurehead)));
+    let result = result.map_err(SandboxError::Events).flatten();
     if let Err(error) = &result {
         match role {
             Some(Role::Supervisor(handover, _)) => {
@@ -89,7 +91,11 @@ pub fn supervise(
     result
 }
 
-fn live(options: &RunOptions, role: &mut Option<Role>) -> Result<Exit, SandboxError> {
+fn live(
+    options: &RunOptions,
+    role: &mut Option<Role>,
+    figurehead: Option<&Figurehead>,
+) -> Result<Exit, SandboxError> {
     let id = ContainerId::new(&options.id)?;
     let options = RunOptions {
         root: absolute("--root", &options.root)?,
@@ -106,7 +112,12 @@ fn live(options: &RunOptions, role: &mut Option<Role>) -> Result<Exit, SandboxEr
         .build()
         .map_err(SandboxError::Events)?;
     let mut timeline = Timeline::new(options.began_ns);
-    let result = runtime.block_on(run_plan(&id, plan, &options, &parts, role, &mut timeline));
+    let view = figurehead.and_then(|figurehead| {
+        let view = View::new(&plan.shares, plan.container.mounts())?;
+        Some(move || figurehead.show(view))
+    });
+    let run = run_plan(&id, plan, (&options, &parts), role, view, &mut timeline);
+    let result = runtime.block_on(run);
     timeline.mark(Moment::Gone);
     // A thread may still wait for the caller's input: nobody waits for it.
     runtime.shutdown_background();
@@ -135,9 +146,9 @@ fn absolute(option: &'static str, path: &Path) -> Result<PathBuf, SandboxError> 
 async fn run_plan(
     id: &ContainerId,
     plan: Plan,
-    options: &RunOptions,
-    parts: &Parts,
+    (options, parts): (&RunOptions, &Parts),
     role: &mut Option<Role>,
+    show_view: Option<impl FnOnce()>,
     timeline: &mut Timeline,
 ) -> Result<Exit, SandboxError> {
     let signals = Signals::take().map_err(SandboxError::Events)?;
@@ -150,6 +161,9 @@ async fn run_plan(
     let prepared = create::prepare(id, &options.root, plan, &options.config, parts)?;
     let booted = prepared.boot(&options.config, parts, terminal, &signals, timeline).await?;
     let ready = booted.create(&signals, timeline).await?;
+    if let Some(show_view) = show_view {
+        show_view();
+    }
     let hook_state = ContainerState { status: "stopped", ..ready.hook_state.clone() };
     let is_foreground = matches!(role, Some(Role::Foreground));
     let result = run_ready(ready, options, role, &signals, timeline).await;

@@ -43,20 +43,14 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Blocks signals in this thread and those that it starts; call before any other is started.
+    /// Blocks signals in this thread and those that it starts; call before any other is started,
+    /// unless that has blocked them.
     ///
     /// # Errors
     /// Those of sigprocmask(2) and signalfd(2).
     pub(crate) fn take() -> io::Result<Self> {
-        let mut set = empty_set();
-        for signal in (1..=LAST).filter(|signal| !KEPT.contains(signal)) {
-            // SAFETY: `set` is an initialized set of this function.
-            unsafe { libc::sigaddset(&raw mut set, signal) };
-        }
-        // SAFETY: both arguments are valid; no old set is asked for.
-        check(unsafe {
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())
-        })?;
+        let set = forwarded();
+        block()?;
         // SAFETY: `set` is initialized; -1 asks for a new descriptor.
         let raw =
             unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
@@ -78,6 +72,25 @@ impl Signals {
             }
         }
     }
+}
+
+/// Blocks them in this thread and those that it starts.
+///
+/// # Errors
+/// Those of sigprocmask(2).
+pub(crate) fn block() -> io::Result<()> {
+    let set = forwarded();
+    // SAFETY: both arguments are valid; no old set is asked for.
+    check(unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) })
+}
+
+fn forwarded() -> libc::sigset_t {
+    let mut set = empty_set();
+    for signal in (1..=LAST).filter(|signal| !KEPT.contains(signal)) {
+        // SAFETY: `set` is an initialized set of this function.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    set
 }
 
 fn read_one(descriptor: &OwnedFd) -> io::Result<Received> {

@@ -1,4 +1,6 @@
-//! `ringfence ps`, in runc's forms. The processes are those of the guest, and so are their pids.
+//! `ringfence ps`, in runc's forms. The table is for people: the processes of the guest. The list in
+//! JSON is for engines, which look for the pids among the host's processes: there it is the processes
+//! that the container is on the host, and never another's that happens to have a guest's pid.
 
 use crate::args::{Global, ListFormat, Ps};
 use crate::commands::{print, print_line};
@@ -14,9 +16,7 @@ pub(crate) fn execute(global: &Global, ps: &Ps) -> Result<u8, CommandError> {
     let container = Container::find(&global.root, &ps.id)?;
     match ps.format {
         ListFormat::Json => {
-            let found = container.processes()?;
-            let pids: Vec<u32> = found.processes.iter().map(|process| process.pid).collect();
-            print_line(&pids)?;
+            print_line(&container.host_processes()?)?;
         }
         ListFormat::Table => {
             refuse_options(&ps.options)?;

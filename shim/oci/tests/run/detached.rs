@@ -561,7 +561,12 @@ fn a_list_has_every_container_in_runcs_forms() {
     assert!(row.starts_with("c1") && row.contains("created") && row.ends_with(&owner), "{table}");
     let json = stage.say(&["list", "--format", "json"]).stdout;
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json[0], stage.state());
+    // What is read anew for each container is asked for with an option.
+    let mut state = stage.state();
+    for property in ["walls", "boot"] {
+        state.as_object_mut().unwrap().remove(property);
+    }
+    assert_eq!(json[0], state);
     stage.say(&["delete", "-f", "c1"]).expect(0, "");
     assert_eq!(stage.wait(), 137);
 }

@@ -33,7 +33,11 @@ impl ResourceUpdate {
     pub fn from_value(value: &Value) -> Result<Self, SpecError> {
         let document = Node::document(value);
         let fields = document.fields()?;
-        fields.refuse("devices", "the devices of a container that is there cannot be changed")?;
+        // Read in any case: what is not read is unknown.
+        if fields.get("devices").is_some() && value.get("devices") != Some(&first_rule()) {
+            fields
+                .refuse("devices", "the devices of a container that is there cannot be changed")?;
+        }
         let (mut read, mut notes) = (Resources::default(), Notes::default());
         resources::read_limits(&fields, Purpose::Update, &mut read, &mut notes)?;
         if let Some(unknown) = notes.ignored.first() {
@@ -84,6 +88,12 @@ impl ResourceUpdate {
     }
 }
 
+/// The rule that every container of podman begins with. podman hands it to each update, which with
+/// runc and crun changes no devices.
+fn first_rule() -> Value {
+    serde_json::json!([{ "allow": false, "access": "rwm" }])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,7 +102,8 @@ mod tests {
     #[test]
     fn what_cannot_be_changed_is_named() {
         for (value, name) in [
-            (json!({ "devices": [{ "allow": false }] }), "devices"),
+            (json!({ "devices": [{ "allow": true, "access": "rwm" }] }), "devices"),
+            (json!({ "devices": [{ "allow": false, "access": "r", "type": "c" }] }), "devices"),
             (json!({ "memory": { "kernel": 1 } }), "memory.kernel"),
             (json!({ "memory": { "limti": 1 } }), "memory.limti"),
             (json!({ "frob": 1 }), "frob"),
@@ -112,6 +123,8 @@ mod tests {
             "blockIO": { "weight": 0 }, "devices": [], "pids": { "limit": 0 },
         });
         assert!(ResourceUpdate::from_value(&value).unwrap().is_empty());
+        let podmans = json!({ "devices": [{ "access": "rwm", "allow": false }] });
+        assert!(ResourceUpdate::from_value(&podmans).unwrap().is_empty());
     }
 
     proptest::proptest! {

@@ -12,10 +12,12 @@
 //! foreground goes with its supervisor; if that is killed it leaves its directory, and whoever uses
 //! the id next cleans up.
 
+mod default_root;
 mod lock;
 mod record;
 mod survey;
 
+pub use default_root::default_root;
 pub(crate) use record::Record;
 pub use record::{End, Status};
 pub(crate) use survey::{Surveyed, survey};
@@ -31,9 +33,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-
-/// Where state lives unless a command names another directory.
-pub const DEFAULT_ROOT: &str = "/run/ringfence";
 
 const STATE: &str = "state.json";
 const NEW_STATE: &str = "state.json.new";

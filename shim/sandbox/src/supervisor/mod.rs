@@ -114,6 +114,9 @@ pub(crate) struct Supervisor {
     watchers: Vec<Replier>,
     /// Limits that are being changed.
     change: Option<LimitsChange>,
+    /// Shows on the host that the guest's kernel has killed for memory; once, since a guest could
+    /// have it done for ever.
+    witness: Option<JoinHandle<std::io::Result<u64>>>,
     /// SIGKILL has not been delivered.
     unanswered: (mpsc::Sender<()>, mpsc::Receiver<()>),
 }
@@ -146,6 +149,7 @@ impl Supervisor {
             held_processes: Vec::new(),
             watchers: Vec::new(),
             change: None,
+            witness: None,
             unanswered: mpsc::channel(1),
         };
         match owner {
@@ -166,6 +170,7 @@ impl Supervisor {
         timeline: &mut Timeline,
     ) -> Result<Exit, SandboxError> {
         let result = self.see_to_the_end(signals, timeline).await;
+        self.see_witness().await;
         let result = result.map_err(|error| self.blame_host(error));
         drop(self.raw_mode.take());
         self.refuse_start(&result);
@@ -283,6 +288,7 @@ impl Supervisor {
                     // No more than this: a guest could fill a log with it.
                     tracing::debug!("the guest's kernel has killed {kills} processes for memory");
                     self.watchers.retain(|watcher| watcher.tell(Answer::OutOfMemory));
+                    self.show_kill_on_host();
                 }
                 return None;
             }
@@ -298,7 +304,11 @@ impl Supervisor {
             return None;
         }
         timeline.mark_guest(Moment::Exited, at_ns);
-        Some(exit_of(status, oom_killed))
+        let exit = exit_of(status, oom_killed);
+        if exit.out_of_memory {
+            self.show_kill_on_host();
+        }
+        Some(exit)
     }
 
     async fn agent_is_gone(&mut self) -> SandboxError {

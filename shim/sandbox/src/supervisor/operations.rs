@@ -4,8 +4,13 @@ use super::Supervisor;
 use crate::control::{Answer, Replier};
 use crate::create::Guest;
 use crate::limits_change::{self, ChangeError, ChangeRefusal, LimitsChange};
+use crate::oom_witness;
 use crate::refusal::agent_refusal;
 use crate::spec::ResourceUpdate;
+use std::time::Duration;
+
+/// How long the host may take to show a kill.
+const WITNESS: Duration = Duration::from_secs(10);
 
 impl Supervisor {
     pub(super) fn list_processes(&self, after: u32, replier: Replier) {
@@ -30,6 +35,33 @@ impl Supervisor {
                 Err(error) => agent_refusal(id.as_str(), &error),
             });
         }));
+    }
+
+    /// Has an engine see that the guest's kernel has killed for memory.
+    pub(super) fn show_kill_on_host(&mut self) {
+        let Some(cgroup) = &self.guest.cgroup else { return };
+        if self.witness.is_none() {
+            let path = cgroup.path().to_owned();
+            self.witness = Some(tokio::task::spawn_blocking(move || oom_witness::show(&path)));
+        }
+    }
+
+    /// An engine that sees the container's end must have seen a kill before.
+    pub(super) async fn see_witness(&mut self) {
+        let Some(witness) = self.witness.take() else { return };
+        match tokio::time::timeout(WITNESS, witness).await {
+            Ok(Ok(Ok(kills))) => {
+                if let Some(cgroup) = &mut self.guest.cgroup {
+                    cgroup.set_shown_kills(kills);
+                }
+            }
+            Ok(Ok(Err(error))) => {
+                tracing::warn!("the guest's kill for memory cannot be shown on the host: {error}");
+            }
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!("the guest's kill for memory cannot be shown on the host in time");
+            }
+        }
     }
 
     /// Does the host's part of a change, which can be undone, and has the agent do the guest's.
