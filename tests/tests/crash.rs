@@ -12,8 +12,11 @@ use integration_tests::{Bundle, Invocation, Lab, Root, host};
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 use serde_json::json;
 
-/// Entries of the journal over the life that [`live`] drives.
+/// Entries of the journal over the life that [`live`] drives: claimed, cgroup, machine, created, handed
+/// over, running, paused, running, ended.
 const JOURNAL: usize = 9;
+/// Those before `create` has handed over.
+const CREATION: usize = 5;
 
 /// How long killed processes may take to be gone.
 const GONE: Duration = Duration::from_secs(60);
@@ -31,10 +34,10 @@ fn enter() -> (Lab, Bundle) {
 }
 
 /// A command whose outcome is of no interest: it may be killed, or its container be gone.
-fn attempt(invocation: Invocation) {
+fn attempt(invocation: Invocation) -> i32 {
     // Files: a supervisor holds them for as long as it lives.
     let null = || open_for_writing("/dev/null");
-    drop(invocation.stdout(null()).stderr(null()).run());
+    invocation.stdout(null()).stderr(null()).run().code()
 }
 
 fn about(id: &str, words: &[&str], more: &[&str]) -> Invocation {
@@ -110,8 +113,13 @@ fn a_supervisor_that_is_killed_at_any_entry_of_its_journal_leaves_nothing_for_go
     for nth in 1..=JOURNAL {
         let step = format!("entry {nth}");
         let id = lab.new_id();
-        attempt(killed_at(create(&bundle, &id), "rename", nth, true));
+        let status = attempt(killed_at(create(&bundle, &id), "rename", nth, true));
+        assert_eq!(status != 0, nth <= CREATION, "{step}: create ended with {status}");
         live(&id);
+        if nth > CREATION {
+            let state = about(&id, &["state"], &[]).run();
+            assert!(state.out().contains("its supervisor was killed"), "{step}: {state}");
+        }
         // The two ways in turn, and both after each part of a life.
         if nth % 2 == 0 {
             delete(&lab, &id, &step);

@@ -7,6 +7,7 @@ use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 use vmm_api::GuestExit;
@@ -14,6 +15,9 @@ use vmm_api::GuestExit;
 /// Events that may wait. Each device fails once, each virtual CPU ends once: more cannot come in a
 /// short time, and what does is dropped rather than waited for.
 const CAPACITY: usize = 128;
+/// Failures of devices that are reported: a guest can reset a device and break it again for as long as it
+/// runs, and must fill neither the host's log with that nor the queue that also tells of its end.
+const MAX_FAULTS: u32 = 32;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub enum MachineEvent {
 pub struct EventSender {
     queue: SyncSender<MachineEvent>,
     wake: Arc<OwnedFd>,
+    /// Failures of devices that were reported so far.
+    faults: Arc<AtomicU32>,
 }
 
 /// The receiving side.
@@ -59,7 +65,9 @@ pub struct Events {
 pub(super) fn queue() -> io::Result<(EventSender, Events)> {
     let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
     let (sender, receiver) = sync_channel(CAPACITY);
-    Ok((EventSender { queue: sender, wake: wake.clone() }, Events { queue: receiver, wake }))
+    let faults = Arc::new(AtomicU32::new(0));
+    let sender = EventSender { queue: sender, wake: wake.clone(), faults };
+    Ok((sender, Events { queue: receiver, wake }))
 }
 
 impl EventSender {
@@ -74,10 +82,19 @@ impl EventSender {
 
 impl FaultSink for EventSender {
     fn fault(&self, device: &str, queue: Option<u16>, error: &dyn Error) {
-        let reason = match queue {
+        // The counter stops there, so it does not come round.
+        let counted = |count| (count < MAX_FAULTS).then_some(count + 1);
+        let Ok(before) = self.faults.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted)
+        else {
+            return;
+        };
+        let mut reason = match queue {
             Some(queue) => format!("queue {queue}: {}", with_causes(error)),
             None => with_causes(error),
         };
+        if before + 1 == MAX_FAULTS {
+            reason.push_str("; further failures are not told");
+        }
         self.send(MachineEvent::DeviceFailed { device: device.to_owned(), reason });
     }
 }
@@ -139,6 +156,25 @@ mod tests {
              KVM device"
         );
         assert_eq!(rustix::io::read(events.wake(), &mut [0; 8]), Ok(8));
+    }
+
+    #[test]
+    fn a_guest_that_breaks_its_devices_again_and_again_hides_nothing() {
+        let (sender, events) = queue().unwrap();
+        let error = EntryError::Kvm(crate::kvm::KvmError::NotKvm);
+        for _ in 0..2 * CAPACITY {
+            sender.fault("virtio-fs", None, &error);
+        }
+        // There is room for what matters more.
+        sender.send(MachineEvent::Exited(GuestExit::Reset));
+        let all: Vec<MachineEvent> = std::iter::from_fn(|| events.next()).collect();
+        assert_eq!(all.len(), usize::try_from(MAX_FAULTS).unwrap() + 1);
+        let Some([MachineEvent::DeviceFailed { reason, .. }, MachineEvent::Exited(_)]) =
+            all.last_chunk::<2>()
+        else {
+            panic!("{all:?}");
+        };
+        assert!(reason.ends_with("not told"), "{reason}");
     }
 
     #[test]
