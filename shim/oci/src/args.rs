@@ -148,6 +148,12 @@ pub(crate) struct Run {
     /// A terminal, whatever process.terminal says
     #[arg(short, long)]
     pub(crate) tty: bool,
+    /// The container stays when it has ended, until it is deleted
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Accepted and without meaning: a container's processes are the guest's
+    #[arg(long, hide = true)]
+    no_subreaper: bool,
     /// Write the start's timeline, in Chrome's trace format
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,

@@ -443,6 +443,13 @@ impl StateDir {
         Ok(())
     }
 
+    /// From now on the container stays until it is deleted.
+    pub(crate) fn stay(&mut self) -> Result<(), SandboxError> {
+        self.change(|record| record.detached = true)?;
+        self.keep();
+        Ok(())
+    }
+
     pub(crate) fn last_words(&self) -> LastWords {
         LastWords(crate::text::last_lines(&self.console_path()))
     }

@@ -134,6 +134,16 @@ fn with_options(stage: &mut Stage) {
     });
     stage.part("root-is-clean");
     stage.note(format!("{left} left"));
+    stage.part("kept-after-its-end");
+    let in_root = |words: &[&str]| stage.invocation(&["--root"]).arg(&root).args(words);
+    let run = in_root(&["run", "--keep"]).args(stage.small()).args(&["--bundle"]);
+    let ran = run.arg(bundle.write()).arg("kept").run();
+    let state = in_root(&["state", "kept"]).run();
+    let state: Value = serde_json::from_str(state.out()).unwrap_or_default();
+    let deleted = in_root(&["delete", "kept"]).run().code() == 0;
+    let gone = in_root(&["state", "kept"]).run().code() != 0;
+    stage.note_run(&ran);
+    stage.note(format!("{}, deleted: {deleted}, gone: {gone}", state["status"]));
 }
 
 fn ran(stage: &Stage, id: &str) -> bool {
@@ -182,6 +192,7 @@ pub(crate) const LIFE: Group = Group {
         part("name-of-all-letters"),
         part("pid-file"),
         part("root-is-clean"),
+        part("kept-after-its-end"),
         scene("program-missing-at-create", |stage| {
             let bundle = stage.shared().args(&["/bin/missing"]);
             let (container, outcome) = stage.try_leave(&bundle, &["create"]);

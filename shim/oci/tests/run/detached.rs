@@ -34,6 +34,21 @@ pub(crate) fn say(mut command: Command) -> Said {
     }
 }
 
+#[test]
+fn what_was_run_to_be_kept_stays_until_it_is_deleted() {
+    let stage = Stage::new(Part::Exit(7));
+    stage.run_with(&["--keep"]).expect(7, "");
+    let state: Value = serde_json::from_str(&stage.say(&["state", "c1"]).stdout).unwrap();
+    assert_eq!((&state["status"], &state["pid"]), (&"stopped".into(), &0.into()), "{state}");
+    assert_eq!(state["end"]["status"], 7, "{state}");
+    stage.run().expect(125, "a container that is stopped");
+    stage.say(&["delete", "c1"]).expect(0, "");
+    stage.say(&["state", "c1"]).expect(125, "does not exist");
+    // One that was not started is not kept.
+    stage.play(Part::ProgramMissing);
+    stage.run_with(&["--keep"]).expect(127, "").leaves_nothing();
+}
+
 impl Stage {
     /// `ringfence VERB …`.
     pub(crate) fn say(&self, line: &[&str]) -> Said {
