@@ -158,7 +158,8 @@ pub(crate) fn prepare(
         hook_state: ContainerState {
             oci_version: plan.oci_version,
             id: id.as_str().to_owned(),
-            status: "creating",
+            // runtime.md, State: so it is called from the lifecycle's step 3 on, the first hooks.
+            status: "created",
             pid: std::process::id(),
             bundle: plan.bundle,
             annotations: plan.annotations,

@@ -31,7 +31,7 @@ pub enum HookError {
         source: io::Error,
     },
     /// It ended with an error.
-    #[error("{asked_by}: {path:?} failed with {status}{messages}")]
+    #[error("{asked_by}: error running hook {path:?}: {status}{messages}")]
     Failed {
         /// The property that names it.
         asked_by: String,
@@ -75,7 +75,6 @@ pub(crate) fn in_guest(
     state: &ContainerState,
 ) -> Result<StartHooks, HookError> {
     let Some(first) = hooks.first() else { return Ok(StartHooks::default()) };
-    let state = ContainerState { status: "created", ..state.clone() };
     let mut document = serde_json::to_value(state).map_err(|error| HookError::Start {
         asked_by: first.name.clone(),
         path: first.path.clone().into(),
@@ -176,7 +175,7 @@ mod tests {
         ContainerState {
             oci_version: "1.0.2".into(),
             id: "c1".into(),
-            status: "creating",
+            status: "created",
             pid: 7,
             bundle: "/".into(),
             annotations: BTreeMap::new(),

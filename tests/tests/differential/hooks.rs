@@ -101,7 +101,7 @@ pub(crate) const HOOKS: Group = Group {
         part("at-start"),
         part("at-the-end"),
         part("at-delete"),
-        part("state").differs("hook-state"),
+        part("state"),
         part("environment"),
         scene("of-run", |stage| {
             let bundle = told(stage, &ALL);

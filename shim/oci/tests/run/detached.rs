@@ -525,7 +525,7 @@ fn hooks_run_in_the_order_of_the_specification() {
     stage.delete();
     assert_eq!(told(), names);
     for (line, status) in
-        stage.text("hooks.log").lines().zip(["creating", "creating", "running", "stopped"])
+        stage.text("hooks.log").lines().zip(["created", "created", "running", "stopped"])
     {
         assert!(line.contains(&format!("\"status\":\"{status}\"")), "{line}");
         assert!(line.contains(&format!("\"pid\":{}", stage.text("pid"))), "{line}");
