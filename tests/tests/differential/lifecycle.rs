@@ -52,6 +52,9 @@ fn whole_life(stage: &mut Stage) {
     stage.part("ended-takes-no-signal");
     stage.command(&container, &["kill"], &["TERM"]);
     stage.command(&container, &["kill"], &["KILL"]);
+    stage.part("ended-takes-signals-to-all");
+    stage.command(&container, &["kill", "--all"], &["KILL"]);
+    stage.command(&container, &["kill", "--all"], &["0"]);
     stage.part("ended-takes-no-exec");
     let exec = container.command(&["exec"], &["true"]);
     stage.note(format!("refused: {}", exec.code() != 0));
@@ -173,6 +176,7 @@ pub(crate) const LIFE: Group = Group {
         part("state-stopped"),
         part("ended-takes-no-start"),
         part("ended-takes-no-signal"),
+        part("ended-takes-signals-to-all"),
         part("ended-takes-no-exec"),
         part("ended-takes-no-pause"),
         part("ended-takes-no-resume"),

@@ -204,6 +204,9 @@ fn what_a_container_is_not_ready_for_is_refused_and_changes_nothing() {
     wait_until(|| stage.state()["status"] == "stopped");
     stage.say(&["kill", "c1", "0"]).expect(125, "container not running");
     stage.say(&["kill", "c1", "9"]).expect(125, "container not running");
+    // Nobody is left that has not got it.
+    stage.say(&["kill", "--all", "c1", "9"]).expect(0, "");
+    stage.say(&["kill", "--all", "c1", "0"]).expect(0, "");
     stage.say(&["start", "c1"]).expect(125, "cannot start a container that has stopped");
     stage.leave(&["create"], &[]).expect(125, "is in use by a container that is stopped");
     stage.delete();
@@ -253,6 +256,13 @@ fn a_creation_that_fails_leaves_nothing_and_says_why() {
     stage.expect_nothing_left();
     let stage = Stage::new(Part::Live);
     stage.leave(&["create"], &["--preserve-fds", "1"]).expect(125, "--preserve-fds 1");
+    for (option, value) in
+        [("--apparmor", "profile"), ("--process-label", "u:r:t"), ("--cgroup", "/below")]
+    {
+        stage.say(&["exec", option, value, "c1", "true"]).expect(125, option).expect(125, value);
+        let none = stage.say(&["exec", option, "", "c1", "true"]);
+        none.expect(125, "does not exist");
+    }
     stage.leave(&["create"], &["--frobnicate"]).expect(125, "--frobnicate");
     stage.leave(&["create"], &["--pid-file", "/no/such/dir/pid"]);
     stage.edit(|config| config["process"]["args"] = Value::Null);
