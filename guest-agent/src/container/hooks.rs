@@ -116,7 +116,7 @@ fn judge(hook: &HookPlan, end: Option<WaitIdStatus>, output: &OwnedFd) -> Outcom
     let messages = last_messages(output).unwrap_or_default();
     let said = if messages.is_empty() { "" } else { "; it said: " };
     let end = Ending(&status);
-    let message = format_args!("{name}: {path:?} failed with {end}{said}{messages}");
+    let message = format_args!("{name}: error running hook {path:?}: {end}{said}{messages}");
     Err(refused(ErrorKind::Failed, message))
 }
 
@@ -127,10 +127,27 @@ impl Display for Ending<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         match (self.0.exit_status(), self.0.terminating_signal()) {
             (Some(status), _) => write!(formatter, "exit status {status}"),
-            (None, Some(signal)) => write!(formatter, "signal {signal}"),
+            (None, Some(signal)) => match name_of(signal) {
+                Some(name) => write!(formatter, "signal {signal}, {name}"),
+                None => write!(formatter, "signal {signal}"),
+            },
             (None, None) => write!(formatter, "no status"),
         }
     }
+}
+
+/// Words for the signals by which programs that fail end.
+fn name_of(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        libc::SIGILL => "illegal instruction",
+        libc::SIGABRT => "aborted",
+        libc::SIGBUS => "bus error",
+        libc::SIGFPE => "arithmetic exception",
+        libc::SIGKILL => "killed",
+        libc::SIGSEGV => "segmentation fault",
+        libc::SIGSYS => "bad system call",
+        _ => return None,
+    })
 }
 
 fn memory_file(content: &str) -> Result<OwnedFd, Errno> {

@@ -59,10 +59,10 @@ async fn hooks_run_as_the_first_process_and_before_its_program() {
 async fn a_hook_that_fails_keeps_the_program_from_running() {
     let Some(mut guest) = start().await else { return };
     let message = refusal(&mut guest, hook("echo; echo no luck >&2; exit 3")).await;
-    assert!(message.starts_with("the hook: \"/bin/sh\""), "{message}");
+    assert!(message.starts_with("the hook: error running hook \"/bin/sh\""), "{message}");
     assert!(message.contains("exit status 3") && message.contains("no luck"), "{message}");
     let message = refusal(&mut guest, hook("kill -9 $$")).await;
-    assert!(message.contains("signal 9"), "{message}");
+    assert!(message.contains("signal 9, killed"), "{message}");
     let message = refusal(&mut guest, HookPlan { path: "/no/such".into(), ..hook("") }).await;
     assert!(message.contains("the hook: executing \"/no/such\""), "{message}");
     let slow = HookPlan { timeout_s: 1, ..hook("sleep 1000 & wait") };

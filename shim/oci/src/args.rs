@@ -152,6 +152,12 @@ pub(crate) struct Run {
     /// A terminal, whatever process.terminal says
     #[arg(short, long)]
     pub(crate) tty: bool,
+    /// The container stays when it has ended, until it is deleted
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Accepted and without meaning: a container's processes are the guest's
+    #[arg(long, hide = true)]
+    no_subreaper: bool,
     /// Write the start's timeline, in Chrome's trace format
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
@@ -285,6 +291,15 @@ pub(crate) struct Exec {
     /// Who takes the master of the process's terminal
     #[arg(long, value_name = "SOCKET")]
     pub(crate) console_socket: Option<PathBuf>,
+    /// Refused unless empty: the guest's kernel has no SELinux
+    #[arg(long, hide = true, value_name = "LABEL")]
+    pub(crate) process_label: Option<String>,
+    /// Refused unless empty: the guest's kernel has no AppArmor
+    #[arg(long, hide = true, value_name = "PROFILE")]
+    pub(crate) apparmor: Option<String>,
+    /// Refused unless it is the container's own
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub(crate) cgroup: Option<String>,
     /// In a paused container, wait until it is resumed
     #[arg(long)]
     pub(crate) ignore_paused: bool,
@@ -507,7 +522,9 @@ mod tests {
         assert_eq!(making.bundle, PathBuf::from("/b"));
         assert_eq!(making.console_socket, Some(PathBuf::from("/s")));
         let Command::Run(run) = parse_line("run -d -b /b c1") else { panic!() };
-        assert!(run.detach && !run.tty);
+        assert!(run.detach && !run.tty && !run.keep);
+        let Command::Run(run) = parse_line("run --keep --no-subreaper c1") else { panic!() };
+        assert!(run.keep);
         let Command::Delete(delete) = parse_line("delete -f c1") else { panic!() };
         assert!(delete.force);
         let Command::List(list) = parse_line("list -q -f json") else { panic!() };

@@ -161,7 +161,8 @@ pub(crate) fn prepare(
         hook_state: ContainerState {
             oci_version: plan.oci_version,
             id: id.as_str().to_owned(),
-            status: "creating",
+            // runtime.md, State: so it is called from the lifecycle's step 3 on, the first hooks.
+            status: "created",
             pid: std::process::id(),
             bundle: plan.bundle,
             annotations: plan.annotations,
@@ -457,6 +458,13 @@ impl StateDir {
     pub(crate) fn hand_over(&mut self, handover: Handover) -> Result<(), SandboxError> {
         self.change(|record| record.detached = true)?;
         handover.ready()?;
+        self.keep();
+        Ok(())
+    }
+
+    /// From now on the container stays until it is deleted.
+    pub(crate) fn stay(&mut self) -> Result<(), SandboxError> {
+        self.change(|record| record.detached = true)?;
         self.keep();
         Ok(())
     }

@@ -31,7 +31,7 @@ pub enum HookError {
         source: io::Error,
     },
     /// It ended with an error.
-    #[error("{asked_by}: {path:?} failed with {status}{messages}")]
+    #[error("{asked_by}: error running hook {path:?}: {status}{messages}")]
     Failed {
         /// The property that names it.
         asked_by: String,
@@ -75,7 +75,6 @@ pub(crate) fn in_guest(
     state: &ContainerState,
 ) -> Result<StartHooks, HookError> {
     let Some(first) = hooks.first() else { return Ok(StartHooks::default()) };
-    let state = ContainerState { status: "created", ..state.clone() };
     let mut document = serde_json::to_value(state).map_err(|error| HookError::Start {
         asked_by: first.name.clone(),
         path: first.path.clone().into(),
@@ -143,8 +142,10 @@ fn command(hook: &Hook, bundle: &Path, input: std::fs::File, output: std::fs::Fi
     if let Some((name, arguments)) = hook.args.split_first() {
         command.arg0(name).args(arguments);
     }
-    let variables = hook.env.iter().filter_map(|variable| variable.split_once('='));
-    command.env_clear().envs(variables).current_dir(bundle);
+    if let Some(env) = &hook.env {
+        command.env_clear().envs(env.iter().filter_map(|variable| variable.split_once('=')));
+    }
+    command.current_dir(bundle);
     let errors = output.try_clone().map_or_else(|_| Stdio::null(), Stdio::from);
     command.stdin(input).stdout(output).stderr(errors);
     command
@@ -176,7 +177,7 @@ mod tests {
         ContainerState {
             oci_version: "1.0.2".into(),
             id: "c1".into(),
-            status: "creating",
+            status: "created",
             pid: 7,
             bundle: "/".into(),
             annotations: BTreeMap::new(),
@@ -188,7 +189,7 @@ mod tests {
             asked_by: "hooks.prestart[0]".into(),
             path: "/bin/sh".into(),
             args: vec!["sh".into(), "-c".into(), script.into()],
-            env: vec!["A=1".into()],
+            env: Some(vec!["A=1".into()]),
             timeout: Some(Duration::from_secs(20)),
         }
     }
@@ -197,6 +198,16 @@ mod tests {
     async fn a_hook_reads_the_state_and_has_its_own_environment() {
         let script = r#"read -r state; test "$A" = 1 && case $state in *'"id":"c1"'*) exit 0;; esac; exit 1"#;
         run(&[hook(script)], &state()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_hook_without_an_environment_has_that_of_the_command() {
+        let path = std::env::var("PATH").unwrap();
+        let script = format!("test \"$PATH\" = '{path}'");
+        run(&[Hook { env: None, ..hook(&script) }], &state()).await.unwrap();
+        // What a shell sets by itself is another one.
+        let script = "! grep -q -z -e ^PATH= -e ^HOME= /proc/$$/environ";
+        run(&[Hook { env: Some(vec![]), ..hook(script) }], &state()).await.unwrap();
     }
 
     #[tokio::test]

@@ -124,8 +124,13 @@ impl Container {
     /// # Errors
     /// [`SandboxError::WrongStatus`], or what the supervisor says.
     pub fn kill(&self, signal: u8, all: bool) -> Result<(), SandboxError> {
+        let status = self.stored.record.status();
+        if all && status == Status::Stopped {
+            // It has no processes: all of them have got the signal.
+            return Ok(());
+        }
         if signal == 0 {
-            return self.check(Operation::Kill, self.stored.record.status());
+            return self.check(Operation::Kill, status);
         }
         self.ask(Operation::Kill, Request::Kill { signal, all })
     }

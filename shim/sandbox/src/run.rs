@@ -33,6 +33,8 @@ pub struct RunOptions {
     pub pid_file: Option<PathBuf>,
     /// Who takes the container's terminal, if nobody watches it here.
     pub console_socket: Option<PathBuf>,
+    /// A container that was run in the foreground stays when it has ended, until it is deleted.
+    pub keep: bool,
     /// Where to write the timeline.
     pub trace: Option<PathBuf>,
     /// When it all began, from [`crate::now_ns`].
@@ -55,7 +57,7 @@ enum Role {
 }
 
 /// Runs a container to its end, with this process's streams, terminal and signals, and leaves
-/// nothing behind.
+/// nothing behind, or, if it was started and is to be kept, its state.
 ///
 /// # Errors
 /// [`SandboxError`]; its kind says how far it came.
@@ -166,8 +168,9 @@ async fn run_plan(
     }
     let hook_state = ContainerState { status: "stopped", ..ready.hook_state.clone() };
     let is_foreground = matches!(role, Some(Role::Foreground));
+    let directory = ready.guest.state.path().to_owned();
     let result = run_ready(ready, options, role, &signals, timeline).await;
-    if is_foreground {
+    if is_foreground && !(options.keep && directory.exists()) {
         // runtime-spec, lifecycle step 13: the container exists no more; a failure is told only.
         run_after_stop(&after_stop, &hook_state).await;
     }
@@ -206,7 +209,7 @@ async fn run_ready(
             leave_directory()?;
             Owner::Parent(handover)
         }
-        Some(Role::Foreground) | None => Owner::Foreground,
+        Some(Role::Foreground) | None => Owner::Foreground { keep: options.keep },
     };
     Supervisor::new(ready, owner, server)?.live(signals, timeline).await
 }

@@ -58,7 +58,10 @@ fn moments(stage: &mut Stage) {
         let script = format!("env | grep -v -e PWD -e SHLVL -e ^_= >{}.env", log.display());
         let mut hook = hook(&script);
         hook["env"] = json!(["A=b", "C="]);
-        config["hooks"]["prestart"].as_array_mut().unwrap().push(hook);
+        let hooks = config["hooks"]["prestart"].as_array_mut().unwrap();
+        hooks.push(hook);
+        let script = format!("echo $PATH >{}.path; test -n \"$PATH\"", log.display());
+        hooks.push(self::hook(&script));
     });
     let told = || std::fs::read_to_string(&log).unwrap_or_default();
     let names = |text: &str| -> String {
@@ -89,6 +92,9 @@ fn moments(stage: &mut Stage) {
     }
     stage.part("environment");
     stage.note(std::fs::read_to_string(format!("{}.env", log.display())).unwrap_or_default());
+    stage.part("environment-of-the-command");
+    let path = std::fs::read_to_string(format!("{}.path", log.display())).unwrap_or_default();
+    stage.note(format!("own {}", path.trim_end() == std::env::var("PATH").unwrap_or_default()));
 }
 
 /// When hooks run, with what, and what their failures do.
@@ -101,8 +107,9 @@ pub(crate) const HOOKS: Group = Group {
         part("at-start"),
         part("at-the-end"),
         part("at-delete"),
-        part("state").differs("hook-state"),
+        part("state"),
         part("environment"),
+        part("environment-of-the-command"),
         scene("of-run", |stage| {
             let bundle = told(stage, &ALL);
             stage.run(&bundle);

@@ -52,6 +52,9 @@ fn whole_life(stage: &mut Stage) {
     stage.part("ended-takes-no-signal");
     stage.command(&container, &["kill"], &["TERM"]);
     stage.command(&container, &["kill"], &["KILL"]);
+    stage.part("ended-takes-signals-to-all");
+    stage.command(&container, &["kill", "--all"], &["KILL"]);
+    stage.command(&container, &["kill", "--all"], &["0"]);
     stage.part("ended-takes-no-exec");
     let exec = container.command(&["exec"], &["true"]);
     stage.note(format!("refused: {}", exec.code() != 0));
@@ -134,6 +137,16 @@ fn with_options(stage: &mut Stage) {
     });
     stage.part("root-is-clean");
     stage.note(format!("{left} left"));
+    stage.part("kept-after-its-end");
+    let in_root = |words: &[&str]| stage.invocation(&["--root"]).arg(&root).args(words);
+    let run = in_root(&["run", "--keep"]).args(stage.small()).args(&["--bundle"]);
+    let ran = run.arg(bundle.write()).arg("kept").run();
+    let state = in_root(&["state", "kept"]).run();
+    let state: Value = serde_json::from_str(state.out()).unwrap_or_default();
+    let deleted = in_root(&["delete", "kept"]).run().code() == 0;
+    let gone = in_root(&["state", "kept"]).run().code() != 0;
+    stage.note_run(&ran);
+    stage.note(format!("{}, deleted: {deleted}, gone: {gone}", state["status"]));
 }
 
 fn ran(stage: &Stage, id: &str) -> bool {
@@ -163,6 +176,7 @@ pub(crate) const LIFE: Group = Group {
         part("state-stopped"),
         part("ended-takes-no-start"),
         part("ended-takes-no-signal"),
+        part("ended-takes-signals-to-all"),
         part("ended-takes-no-exec"),
         part("ended-takes-no-pause"),
         part("ended-takes-no-resume"),
@@ -182,6 +196,7 @@ pub(crate) const LIFE: Group = Group {
         part("name-of-all-letters"),
         part("pid-file"),
         part("root-is-clean"),
+        part("kept-after-its-end"),
         scene("program-missing-at-create", |stage| {
             let bundle = stage.shared().args(&["/bin/missing"]);
             let (container, outcome) = stage.try_leave(&bundle, &["create"]);

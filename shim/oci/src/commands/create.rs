@@ -34,10 +34,10 @@ pub(super) fn created(global: Global, create: Create) -> Result<RunOptions, Comm
 
 /// Options of `run`.
 pub(super) fn run(global: Global, run: Run) -> Result<RunOptions, CommandError> {
-    let Run { making, detach: _, tty, trace } = run;
+    let Run { making, tty, keep, trace, .. } = run;
     let options = options(global, making)?;
     let overrides = Overrides { terminal: tty, ..options.overrides };
-    Ok(RunOptions { overrides, trace, ..options })
+    Ok(RunOptions { overrides, keep, trace, ..options })
 }
 
 fn options(global: Global, making: Making) -> Result<RunOptions, CommandError> {
@@ -54,6 +54,7 @@ fn options(global: Global, making: Making) -> Result<RunOptions, CommandError> {
         },
         pid_file: making.pid_file,
         console_socket: making.console_socket,
+        keep: false,
         trace: None,
         began_ns: sandbox::now_ns(),
     })

@@ -8,10 +8,28 @@ use sandbox::{ExecOptions, ExecSource};
 
 pub(crate) fn execute(global: Global, exec: Exec) -> Result<u8, CommandError> {
     create::refuse_descriptors(exec.preserve_fds)?;
+    refuse_others(&exec)?;
     if exec.detach {
         return create::leave_supervisor();
     }
     Ok(sandbox::exec(&options(global, exec))?)
+}
+
+/// What a guest has not.
+fn refuse_others(exec: &Exec) -> Result<(), CommandError> {
+    let no_selinux = "the guest's kernel has no SELinux";
+    let no_apparmor = "the guest's kernel has no AppArmor";
+    let no_cgroup = "a process is in the container's own cgroup, or where its first process is";
+    for (name, value, remedy) in [
+        ("--process-label", exec.process_label.as_deref(), no_selinux),
+        ("--apparmor", exec.apparmor.as_deref(), no_apparmor),
+        ("--cgroup", exec.cgroup.as_deref().filter(|path| *path != "/"), no_cgroup),
+    ] {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            return Err(CommandError::Option { option: format!("{name} {value:?}"), remedy });
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn options(global: Global, exec: Exec) -> ExecOptions {

@@ -34,6 +34,21 @@ pub(crate) fn say(mut command: Command) -> Said {
     }
 }
 
+#[test]
+fn what_was_run_to_be_kept_stays_until_it_is_deleted() {
+    let stage = Stage::new(Part::Exit(7));
+    stage.run_with(&["--keep"]).expect(7, "");
+    let state: Value = serde_json::from_str(&stage.say(&["state", "c1"]).stdout).unwrap();
+    assert_eq!((&state["status"], &state["pid"]), (&"stopped".into(), &0.into()), "{state}");
+    assert_eq!(state["end"]["status"], 7, "{state}");
+    stage.run().expect(125, "a container that is stopped");
+    stage.say(&["delete", "c1"]).expect(0, "");
+    stage.say(&["state", "c1"]).expect(125, "does not exist");
+    // One that was not started is not kept.
+    stage.play(Part::ProgramMissing);
+    stage.run_with(&["--keep"]).expect(127, "").leaves_nothing();
+}
+
 impl Stage {
     /// `ringfence VERB …`.
     pub(crate) fn say(&self, line: &[&str]) -> Said {
@@ -189,6 +204,9 @@ fn what_a_container_is_not_ready_for_is_refused_and_changes_nothing() {
     wait_until(|| stage.state()["status"] == "stopped");
     stage.say(&["kill", "c1", "0"]).expect(125, "container not running");
     stage.say(&["kill", "c1", "9"]).expect(125, "container not running");
+    // Nobody is left that has not got it.
+    stage.say(&["kill", "--all", "c1", "9"]).expect(0, "");
+    stage.say(&["kill", "--all", "c1", "0"]).expect(0, "");
     stage.say(&["start", "c1"]).expect(125, "cannot start a container that has stopped");
     stage.leave(&["create"], &[]).expect(125, "is in use by a container that is stopped");
     stage.delete();
@@ -238,6 +256,13 @@ fn a_creation_that_fails_leaves_nothing_and_says_why() {
     stage.expect_nothing_left();
     let stage = Stage::new(Part::Live);
     stage.leave(&["create"], &["--preserve-fds", "1"]).expect(125, "--preserve-fds 1");
+    for (option, value) in
+        [("--apparmor", "profile"), ("--process-label", "u:r:t"), ("--cgroup", "/below")]
+    {
+        stage.say(&["exec", option, value, "c1", "true"]).expect(125, option).expect(125, value);
+        let none = stage.say(&["exec", option, "", "c1", "true"]);
+        none.expect(125, "does not exist");
+    }
     stage.leave(&["create"], &["--frobnicate"]).expect(125, "--frobnicate");
     stage.leave(&["create"], &["--pid-file", "/no/such/dir/pid"]);
     stage.edit(|config| config["process"]["args"] = Value::Null);
@@ -510,7 +535,7 @@ fn hooks_run_in_the_order_of_the_specification() {
     stage.delete();
     assert_eq!(told(), names);
     for (line, status) in
-        stage.text("hooks.log").lines().zip(["creating", "creating", "running", "stopped"])
+        stage.text("hooks.log").lines().zip(["created", "created", "running", "stopped"])
     {
         assert!(line.contains(&format!("\"status\":\"{status}\"")), "{line}");
         assert!(line.contains(&format!("\"pid\":{}", stage.text("pid"))), "{line}");

@@ -202,7 +202,7 @@ fn hooks_run_around_the_container() {
     let text = std::fs::read_to_string(&log).unwrap();
     let told: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(told, names);
-    for (line, status) in text.lines().zip(["creating", "creating", "running", "stopped"]) {
+    for (line, status) in text.lines().zip(["created", "created", "running", "stopped"]) {
         assert!(line.contains(&format!("\"status\":\"{status}\"")), "{line}");
     }
 }

@@ -21,8 +21,8 @@ pub struct Hook {
     pub path: PathBuf,
     /// Its arguments, the first being its name; empty for the path alone.
     pub args: Vec<String>,
-    /// Its whole environment, `NAME=value`.
-    pub env: Vec<String>,
+    /// Its whole environment, `NAME=value`; that of the command which runs it if not given.
+    pub env: Option<Vec<String>>,
     /// How long it may take.
     pub timeout: Option<Duration>,
 }
@@ -67,7 +67,6 @@ pub(super) fn read(
 
 /// A hook that runs in the guest.
 fn read_start_hook(node: &Node<'_>, env: &[String]) -> Result<HookPlan, SpecError> {
-    let own_env = node.fields()?.get("env").is_some();
     let Hook { asked_by, path, mut args, env: given, timeout } = read_hook(node)?;
     let path = path.to_string_lossy().into_owned();
     if args.is_empty() {
@@ -78,7 +77,7 @@ fn read_start_hook(node: &Node<'_>, env: &[String]) -> Result<HookPlan, SpecErro
         name: asked_by,
         path,
         args,
-        env: if own_env { given } else { env.to_vec() },
+        env: given.unwrap_or_else(|| env.to_vec()),
         timeout_s: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
     })
 }
@@ -101,7 +100,7 @@ fn read_hook(node: &Node<'_>) -> Result<Hook, SpecError> {
         asked_by: node.path().to_owned(),
         path: path.text()?.into(),
         args: owned(fields.texts("args")?),
-        env: owned(fields.texts("env")?),
+        env: fields.get("env").map(|node| node.texts().map(owned)).transpose()?,
         timeout,
     })
 }

@@ -57,7 +57,10 @@ pub struct Exit {
 #[derive(Debug)]
 pub(crate) enum Owner {
     /// This process, which runs it in the foreground.
-    Foreground,
+    Foreground {
+        /// Its state stays once it was started.
+        keep: bool,
+    },
     /// The command that started this process, and waits for the container's start.
     Parent(Handover),
     /// Another command, some day.
@@ -67,7 +70,7 @@ pub(crate) enum Owner {
 /// Who waits for a start.
 #[derive(Debug)]
 enum Starter {
-    Foreground,
+    Foreground { keep: bool },
     Parent(Handover),
     Client(Replier),
 }
@@ -153,7 +156,7 @@ impl Supervisor {
             unanswered: mpsc::channel(1),
         };
         match owner {
-            Owner::Foreground => supervisor.begin_start(Starter::Foreground),
+            Owner::Foreground { keep } => supervisor.begin_start(Starter::Foreground { keep }),
             Owner::Parent(handover) => supervisor.begin_start(Starter::Parent(handover)),
             Owner::Commands => {}
         }
@@ -375,7 +378,8 @@ impl Supervisor {
         match self.start.take().map(|start| start.starter) {
             Some(Starter::Client(replier)) => replier.answer(Answer::Done),
             Some(Starter::Parent(handover)) => self.guest.state.hand_over(handover)?,
-            Some(Starter::Foreground) | None => {}
+            Some(Starter::Foreground { keep: true }) => self.guest.state.stay()?,
+            Some(Starter::Foreground { keep: false }) | None => {}
         }
         Ok(())
     }
@@ -388,7 +392,7 @@ impl Supervisor {
         match start.starter {
             Starter::Client(replier) => replier.answer(Answer::refused(error.kind(), message)),
             Starter::Parent(handover) => handover.failed(error.kind(), message),
-            Starter::Foreground => {}
+            Starter::Foreground { .. } => {}
         }
     }
 }
