@@ -4,6 +4,7 @@ pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod features;
+mod handed_in;
 pub(crate) mod list;
 pub(crate) mod manage;
 pub(crate) mod other;
