@@ -94,7 +94,9 @@ struct Teller {
 impl Subscriber for Teller {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // Other crates' messages are theirs.
-        *metadata.level() <= self.log.level && metadata.target().starts_with("sandbox")
+        let ours = ["sandbox", env!("CARGO_CRATE_NAME")];
+        *metadata.level() <= self.log.level
+            && ours.iter().any(|name| metadata.target().starts_with(name))
     }
 
     fn new_span(&self, _span: &Attributes<'_>) -> Id {

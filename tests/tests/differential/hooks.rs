@@ -174,15 +174,18 @@ pub(crate) const HOOKS: Group = Group {
             stage.note(container.text("stdout"));
             container.delete();
         }),
-        scene("start-container-fails", |stage| with(stage, "startContainer", &fails())),
+        scene("start-container-fails", |stage| with(stage, "startContainer", &fails()))
+            .differs("start-hook-failure"),
         scene("start-container-missing", |stage| {
             with(stage, "startContainer", &json!({ "path": "/no/such" }));
-        }),
+        })
+        .differs("start-hook-failure"),
         scene("start-container-takes-too-long", |stage| {
             let mut hook = hook("sleep 20");
             hook["timeout"] = json!(1);
             with(stage, "startContainer", &hook);
-        }),
+        })
+        .differs("start-hook-failure"),
         scene("start-container-left-behind", |stage| {
             // What a hook leaves running lives on in the container.
             let script = "sleep 600 </dev/null >/dev/null 2>&1 & :";

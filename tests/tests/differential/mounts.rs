@@ -112,6 +112,8 @@ pub(crate) const BINDS: Group = Group {
     stories: &[],
     cases: &[
         look("directory", "cat /rw/one; ls /rw/below"),
+        look("source", "awk '$5 == \"/rw\" { print $4 }' /proc/self/mountinfo | sed 's,.*/,,'")
+            .differs("mount-sources"),
         look("is-written", "echo x >/rw/new; echo $?; cat /ro/new; rm /rw/new"),
         look("readonly", "(echo x >/ro/x) 2>&1; echo $?; (rm /ro/one) 2>&1; echo $?"),
         look("readonly-file", "(echo x >/new/place/file) 2>&1; echo $?; cat /new/place/file"),

@@ -53,6 +53,17 @@ pub(crate) const NAMESPACES: Group = Group {
             &[("/linux/namespaces/1", r#"{ "type": "network", "path": "/no/such" }"#)],
             &["linux.namespaces[1].path", "/no/such"],
         ),
+        scene("of-the-process-on-the-host", |stage| {
+            let container = stage.start(&stage.shared().script("echo up; exec sleep 600"));
+            let pid = container.pid().as_raw_nonzero();
+            for kind in ["uts", "ipc", "net"] {
+                let own = std::fs::read_link(format!("/proc/self/ns/{kind}")).ok();
+                let its = std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
+                stage.note(format!("{kind}: {}, of its own: {}", its.is_some(), own != its));
+            }
+            container.delete_by_force();
+        })
+        .differs("host-namespaces"),
         set("twice", &[("/linux/namespaces/-", r#"{ "type": "pid" }"#)], &["linux.namespaces[6]"]),
         set("unknown", &[("/linux/namespaces/-", r#"{ "type": "mind" }"#)], &["mind"]),
     ],

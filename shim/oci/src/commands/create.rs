@@ -1,6 +1,7 @@
 //! `ringfence create`, and what it has in common with `run`.
 
 use crate::args::{Create, Global, Making, Run};
+use crate::commands::handed_in;
 use crate::error::CommandError;
 use sandbox::RunOptions;
 use sandbox::config::HostConfig;
@@ -9,7 +10,7 @@ use std::ffi::OsString;
 
 /// Leaves a supervisor behind, which executes the line of this command.
 pub(crate) fn execute(global: &Global, create: &Create) -> Result<u8, CommandError> {
-    refuse_descriptors(create.making.preserve_fds)?;
+    handed_in::refuse(create.making.preserve_fds)?;
     detach(global)
 }
 
@@ -58,14 +59,4 @@ fn options(global: Global, making: Making) -> Result<RunOptions, CommandError> {
         trace: None,
         began_ns: sandbox::now_ns(),
     })
-}
-
-pub(super) fn refuse_descriptors(count: u32) -> Result<(), CommandError> {
-    if count > 0 {
-        return Err(CommandError::Option {
-            option: format!("--preserve-fds {count}"),
-            remedy: "descriptors cannot be handed into a virtual machine",
-        });
-    }
-    Ok(())
 }

@@ -1,13 +1,13 @@
 //! `ringfence exec`.
 
 use crate::args::{Exec, Global};
-use crate::commands::create;
+use crate::commands::{create, handed_in};
 use crate::error::CommandError;
 use sandbox::spec::ProcessChanges;
 use sandbox::{ExecOptions, ExecSource};
 
 pub(crate) fn execute(global: Global, exec: Exec) -> Result<u8, CommandError> {
-    create::refuse_descriptors(exec.preserve_fds)?;
+    handed_in::refuse_descriptors(exec.preserve_fds)?;
     refuse_others(&exec)?;
     if exec.detach {
         return create::leave_supervisor();

@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod features;
 pub(crate) mod gc;
+mod handed_in;
 pub(crate) mod list;
 pub(crate) mod manage;
 pub(crate) mod other;

@@ -1,13 +1,13 @@
 //! `ringfence run`.
 
 use crate::args::{Global, Run};
-use crate::commands::create;
+use crate::commands::{create, handed_in};
 use crate::error::CommandError;
 use crate::log;
 use sandbox::{Exit, RunOptions};
 
 pub(crate) fn execute(global: Global, run: Run, began_ns: u64) -> Result<u8, CommandError> {
-    create::refuse_descriptors(run.making.preserve_fds)?;
+    handed_in::refuse(run.making.preserve_fds)?;
     if run.detach {
         return create::detach(&global);
     }

@@ -263,6 +263,9 @@ fn a_creation_that_fails_leaves_nothing_and_says_why() {
         let none = stage.say(&["exec", option, "", "c1", "true"]);
         none.expect(125, "does not exist");
     }
+    let mut command = stage.ringfence(&[]);
+    command.env("LISTEN_FDS", "1");
+    stage.leave_through(command, &["create"], &[]).expect(125, "LISTEN_FDS=1");
     stage.leave(&["create"], &["--frobnicate"]).expect(125, "--frobnicate");
     stage.leave(&["create"], &["--pid-file", "/no/such/dir/pid"]);
     stage.edit(|config| config["process"]["args"] = Value::Null);

@@ -23,6 +23,15 @@ fn a_container_that_ends_gives_its_status_and_its_output() {
 }
 
 #[test]
+fn a_socket_for_the_service_manager_is_passed_over_and_told() {
+    let stage = Stage::new(Part::Exit(0));
+    let mut command = stage.ringfence(&[]);
+    command.env("NOTIFY_SOCKET", "/run/notify").args(["run", "--bundle"]);
+    command.arg(stage.path("bundle")).arg("c1");
+    detached::say(command).expect(0, "NOTIFY_SOCKET is passed over");
+}
+
+#[test]
 fn input_and_its_end_reach_the_container() {
     let input: Vec<u8> = (0..3_000_000_u32).map(|at| at.to_le_bytes()[0]).collect();
     let outcome = Stage::new(Part::Cat).run_with_input(&input);

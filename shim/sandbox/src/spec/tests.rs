@@ -187,7 +187,6 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("/root/readonly", json!("yes"), "root.readonly must be true or false"),
         ("/hostname", json!("x".repeat(65)), "hostname is"),
         ("/linux", Value::Null, "linux is missing"),
-        ("/linux/namespaces", json!([{ "type": "pid" }]), "linux.namespaces is"),
         ("/linux/namespaces/0", json!({ "type": "user" }), "linux.uidMappings is missing"),
         ("/linux/namespaces/0", json!({ "type": "time" }), "linux.namespaces[0].type is \"time\""),
         ("/linux/namespaces/0", json!({ "type": "x" }), "linux.namespaces[0].type is \"x\""),
@@ -285,6 +284,17 @@ fn start_hooks_are_for_the_guest() {
 fn a_hostname_needs_a_uts_namespace() {
     let error = plan_of(with("/linux/namespaces", json!([{ "type": "mount" }]))).unwrap_err();
     assert!(error.to_string().starts_with("hostname is"), "{error}");
+}
+
+#[test]
+fn a_container_may_share_all_that_a_guest_has() {
+    for namespaces in [json!([]), Value::Null] {
+        let mut document = with("/linux/namespaces", namespaces);
+        document["hostname"] = Value::Null;
+        let plan = plan_of(document).unwrap();
+        let plan = plan.container.finish(&[], None, StdioPlan::default());
+        assert_eq!(plan.namespaces, agent_protocol::Namespaces::default());
+    }
 }
 
 #[test]
