@@ -6,6 +6,7 @@
 //! missing fails a test; nothing is skipped. Each file there has one subject. This crate drives
 //! the binaries and links no code of ringfence.
 
+pub mod both;
 pub mod bundle;
 pub mod command;
 pub mod detached;

@@ -8,51 +8,21 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use integration_tests::bundle::engine_capabilities;
-use integration_tests::report::compare;
-use integration_tests::{Bundle, Invocation, Lab, Outcome, Root, Running, Runtime, tree};
+use integration_tests::both::{both_the_same, bundle_on};
+use integration_tests::{Bundle, Invocation, Lab, Running};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use serde_json::json;
 
 const POSIX: &str = include_str!("../guest/posix.c");
 const EXERCISER: &str = include_str!("../guest/exerciser.c");
 const ACROSS: &str = include_str!("../guest/across.c");
-
-/// A container that works in `/mnt`, a share of the host's `share`.
-fn bundle(lab: &Lab, root: &'static str, share: &Path) -> Bundle {
-    let bundle = lab.bundle(Root::Writable(root)).bind(share, "/mnt", &["rw"]);
-    let _ = std::fs::create_dir(bundle.root().join("mnt"));
-    bundle.edit(engine_capabilities).edit(|config| config["process"]["cwd"] = json!("/mnt"))
-}
-
-/// Runs the same with both runtimes, each on a directory of its own, which `fill` has made; checks
-/// that they end well, say the same and leave the same.
-fn both_the_same(
-    lab: &Lab,
-    fill: impl Fn(&Path),
-    run: impl Fn(&Path) -> Bundle,
-) -> (Outcome, PathBuf) {
-    let of = |runtime, name| {
-        let share = lab.directory(name);
-        fill(&share);
-        let outcome = lab.runtime(runtime, &run(&share), &[]).run();
-        outcome.expect_code(0);
-        (outcome, share)
-    };
-    let (ringfence, ours) = of(Runtime::Ringfence, "ours");
-    let (crun, theirs) = of(Runtime::Crun, "theirs");
-    compare(ringfence.out(), crun.out(), &[]);
-    tree::compare(&ours, &theirs, |_| false);
-    (ringfence, ours)
-}
 
 #[test]
 fn every_call_on_every_kind_of_path_is_as_with_crun() {
     let lab = Lab::enter();
     let program = lab.compile("posix", POSIX);
     let run = |share: &Path| {
-        bundle(&lab, "busybox", share).install(&program, "bin/posix").args(&["/bin/posix"])
+        bundle_on(&lab, "busybox", share).install(&program, "bin/posix").args(&["/bin/posix"])
     };
     let (outcome, _) = both_the_same(&lab, |_| (), run);
     let lines = outcome.out().lines().filter(|line| !line.starts_with("== ")).count();
@@ -65,7 +35,7 @@ fn random_reads_and_writes_on_two_mounts_keep_their_content() {
     let program = lab.compile("exerciser", EXERCISER);
     let second = lab.directory("second");
     let run = |share: &Path| {
-        let bundle = bundle(&lab, "busybox", share).install(&program, "bin/exerciser");
+        let bundle = bundle_on(&lab, "busybox", share).install(&program, "bin/exerciser");
         std::fs::create_dir(bundle.root().join("second")).unwrap();
         let name = share.file_name().unwrap().to_str().unwrap();
         let script =
@@ -91,7 +61,7 @@ fn ten_thousand_files_in_a_directory_are_listed_changed_and_removed() {
         echo == change; for i in 1 2 3 4 5 6 7 8 9; do echo $i >new-$i; mv file-$i moved-$i; done
         ls | grep -vc file
         echo == remove; rm file-77*; ls | wc -l; stat -c %s file-8000 moved-1";
-    both_the_same(&lab, fill, |share| bundle(&lab, "busybox", share).script(script));
+    both_the_same(&lab, fill, |share| bundle_on(&lab, "busybox", share).script(script));
 }
 
 #[test]
@@ -108,7 +78,7 @@ fn long_names_deep_paths_and_huge_files_work() {
         echo end | dd of=huge bs=1 seek=8589934588 conv=notrunc 2>/dev/null
         tail -c 4 huge; head -c 4 huge | od -An -tx1; test $(du -k huge | cut -f1) -lt 100; echo $?
         dd if=huge bs=1M skip=4096 count=1 2>/dev/null | md5sum; rm huge";
-    both_the_same(&lab, |_| (), |share| bundle(&lab, "busybox", share).script(script));
+    both_the_same(&lab, |_| (), |share| bundle_on(&lab, "busybox", share).script(script));
 }
 
 #[test]
@@ -124,7 +94,7 @@ fn a_tree_is_packed_unpacked_copied_and_compared() {
         stat -c '%n %a %u:%g %h %Y' out/tree/set/file
         echo == copy; cp -a tree copy; diff -r tree copy; echo $?; stat -c '%a %h' copy/hard copy/set
         cd copy; find . | sort | cpio -o -H newc 2>/dev/null | wc -c; cd ..; rm -r tree tree.tar; ls";
-    both_the_same(&lab, |_| (), |share| bundle(&lab, "busybox", share).script(script));
+    both_the_same(&lab, |_| (), |share| bundle_on(&lab, "busybox", share).script(script));
 }
 
 #[test]
@@ -145,7 +115,7 @@ fn a_package_is_built_installed_and_removed() {
         ls /usr/share/mine | wc -l
         echo == remove; dpkg -P mine 2>&1 | grep Purging; ls /usr/share/mine 2>&1 || true
         ls /var/lib/dpkg/info | grep mine || true; rm -r p mine.deb";
-    let run = |share: &Path| bundle(&lab, "debian", share).script(script);
+    let run = |share: &Path| bundle_on(&lab, "debian", share).script(script);
     both_the_same(&lab, |_| (), run);
 }
 
@@ -163,7 +133,7 @@ impl Told {
     /// With options of ringfence itself.
     fn start_with(lab: &Lab, program: &Path, share: &Path, options: &[&str]) -> (Self, Bundle) {
         let bundle =
-            bundle(lab, "busybox", share).install(program, "bin/across").args(&["/bin/across"]);
+            bundle_on(lab, "busybox", share).install(program, "bin/across").args(&["/bin/across"]);
         let ringfence = Invocation::new("ringfence").args(options);
         let run = ringfence.args(&["run", "--bundle"]).arg(bundle.write()).arg(lab.new_id());
         (Self { running: run.stdin_held().start(), lines: 0 }, bundle)
@@ -337,7 +307,7 @@ fn a_file_system_mounted_in_a_share_is_another_device() {
         test $(d .) = $(d plain); echo $?; find . -xdev -type f; find . -type f | sort
         echo == across; ln plain m/hard 2>&1 | sed 's/.*: //'; rmdir m 2>&1 | sed 's/.*: //'
         mv plain m/moved; cat m/moved; ls; ls m";
-    both_the_same(&lab, fill, |share| bundle(&lab, "busybox", share).script(script));
+    both_the_same(&lab, fill, |share| bundle_on(&lab, "busybox", share).script(script));
 }
 
 #[test]
@@ -350,7 +320,7 @@ fn both_sides_append_whole_lines_to_one_file() {
     let script = format!(
         "echo ready; i=0; while [ $i -lt {LINES} ]; do echo guest-$i-0123456789; i=$((i+1)); done >>log"
     );
-    let bundle = bundle(&lab, "busybox", &share).script(&script);
+    let bundle = bundle_on(&lab, "busybox", &share).script(&script);
     let running = lab.ringfence(&bundle).start();
     running.wait_for_stdout("ready\n");
     let mut log = OpenOptions::new().append(true).open(&path).unwrap();
