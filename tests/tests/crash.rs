@@ -55,7 +55,7 @@ fn killed_at(invocation: Invocation, call: &str, nth: usize, all: bool) -> Invoc
     let inject = format!("inject={call}:signal=KILL:when={nth}");
     let mut strace = vec!["strace", "-o", "/dev/null", "-e", &trace, "-e", &inject];
     if all {
-        strace.extend(["-D", "-f", "--seccomp-bpf"]);
+        strace.extend(["-D", "-f"]);
     }
     invocation.through(&strace)
 }
