@@ -73,6 +73,19 @@ fn live(id: &str) {
     }
 }
 
+/// Waits until the supervisor has come to its kill.
+fn expect_killed(id: &str, step: &str) {
+    let until = Instant::now() + GONE;
+    loop {
+        let state = about(id, &["state"], &[]).run();
+        if state.out().contains("its supervisor was killed") {
+            return;
+        }
+        assert!(Instant::now() < until, "{step}: {state}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn gc(words: &[&str]) -> String {
     let outcome = Invocation::new("ringfence").arg("gc").args(words).run();
     outcome.expect_code(0);
@@ -117,8 +130,7 @@ fn a_supervisor_that_is_killed_at_any_entry_of_its_journal_leaves_nothing_for_go
         assert_eq!(status != 0, nth <= CREATION, "{step}: create ended with {status}");
         live(&id);
         if nth > CREATION {
-            let state = about(&id, &["state"], &[]).run();
-            assert!(state.out().contains("its supervisor was killed"), "{step}: {state}");
+            expect_killed(&id, &step);
         }
         // The two ways in turn, and both after each part of a life.
         if nth % 2 == 0 {
