@@ -55,7 +55,7 @@ fn killed_at(invocation: Invocation, call: &str, nth: usize, all: bool) -> Invoc
     let inject = format!("inject={call}:signal=KILL:when={nth}");
     let mut strace = vec!["strace", "-o", "/dev/null", "-e", &trace, "-e", &inject];
     if all {
-        strace.extend(["-D", "-f", "--seccomp-bpf"]);
+        strace.extend(["-D", "-f"]);
     }
     invocation.through(&strace)
 }
@@ -70,6 +70,19 @@ fn live(id: &str) {
         (&["kill"], &["KILL"]),
     ] {
         attempt(about(id, words, more));
+    }
+}
+
+/// Waits until the supervisor has come to its kill.
+fn expect_killed(id: &str, step: &str) {
+    let until = Instant::now() + GONE;
+    loop {
+        let state = about(id, &["state"], &[]).run();
+        if state.out().contains("its supervisor was killed") {
+            return;
+        }
+        assert!(Instant::now() < until, "{step}: {state}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -117,8 +130,7 @@ fn a_supervisor_that_is_killed_at_any_entry_of_its_journal_leaves_nothing_for_go
         assert_eq!(status != 0, nth <= CREATION, "{step}: create ended with {status}");
         live(&id);
         if nth > CREATION {
-            let state = about(&id, &["state"], &[]).run();
-            assert!(state.out().contains("its supervisor was killed"), "{step}: {state}");
+            expect_killed(&id, &step);
         }
         // The two ways in turn, and both after each part of a life.
         if nth % 2 == 0 {
@@ -137,8 +149,8 @@ fn a_supervisor_that_is_killed_at_any_entry_of_its_journal_leaves_nothing_for_go
 #[test]
 fn a_supervisor_that_is_killed_between_entries_leaves_nothing_for_good() {
     let (lab, bundle) = enter();
-    // The state's directory, the cgroups, the socket of the control port, and the machine's start.
-    for (call, nth) in [("mkdir", 1), ("mkdir", 2), ("mkdir", 3), ("bind", 1), ("listen", 1)] {
+    // When cgroups are made, and when the container stands and its socket does not.
+    for (call, nth) in [("mkdir", 3), ("listen", 1)] {
         let step = format!("{call} {nth}");
         let id = lab.new_id();
         attempt(killed_at(create(&bundle, &id), call, nth, true));
@@ -178,7 +190,7 @@ fn a_client_that_is_killed_at_any_step_hurts_nobody() {
 #[test]
 fn a_machine_that_is_killed_in_any_state_leaves_nothing_for_good() {
     let (lab, bundle) = enter();
-    for verbs in [&[][..], &["start"], &["start", "pause"]] {
+    for verbs in [&[][..], &["start", "pause"]] {
         let step = format!("after create {verbs:?}");
         let id = lab.new_id();
         attempt(create(&bundle, &id));

@@ -59,7 +59,9 @@ async fn a_further_process_joins_the_container() {
         ErrorKind::WrongState
     );
     guest.client.start_container(&id, SOON).await.unwrap();
-    let script = "hostname; ls /tmp; cat /proc/1/comm; for n in mnt pid uts ipc net cgroup; do \
+    // The first process is a shell until it has executed its last command.
+    let script = "until [ -e /tmp/mark ] && [ $(cat /proc/1/comm) = sleep ]; do sleep 0.01; done; \
+        hostname; ls /tmp; cat /proc/1/comm; for n in mnt pid uts ipc net cgroup; do \
         [ \"$(readlink /proc/1/ns/$n)\" = \"$(readlink /proc/self/ns/$n)\" ] || echo other $n; done; \
         cat /proc/self/cgroup | grep ^0; exit 9";
     let mut further = process(script);

@@ -118,9 +118,7 @@ fn why(record: &Record, options: GcOptions) -> Option<String> {
         (true, _) if !options.crashed => None,
         (true, _) => Some(format!("its supervisor, process {pid}, is no more")),
         (false, false) => Some(format!("its supervisor, process {pid}, ended while it was made")),
-        (false, true) => {
-            Some(format!("it ran in the foreground of process {pid}, which is no more"))
-        }
+        (false, true) => Some(format!("it lived with process {pid}, which is no more")),
     }
 }
 

@@ -22,5 +22,8 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(container) => assert_eq!(container.report(Detail::State).id, listed[0].id),
         Err(error) => assert!(listed.is_empty() && !error.to_string().is_empty()),
     }
-    gc(root, GcOptions { dry_run: true, crashed: true }).expect("the root can be read");
+    // It looks at every process of the host, which is slow.
+    if !listed.is_empty() {
+        gc(root, GcOptions { dry_run: true, crashed: true }).expect("the root can be read");
+    }
 });
