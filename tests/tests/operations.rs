@@ -28,10 +28,9 @@ fn processes_are_listed_as_with_crun_and_runc() {
     let lab = Lab::enter();
     let bundle = bundle(&lab);
     // Pids of the host: supervisor and machine, or the container's processes.
-    for (runtime, expected) in [
-        (Runtime::Ringfence, ["ringfence", "ringfence-vmm"]),
-        (Runtime::Crun, ["sleep", "sleep"]),
-    ] {
+    for (runtime, expected) in
+        [(Runtime::Ringfence, ["ringfence", "ringfence-vmm"]), (Runtime::Crun, ["sleep", "sleep"])]
+    {
         let container = running(&lab, runtime, &bundle);
         let outcome = container.command(&["ps", "--format", "json"], &[]);
         outcome.expect_code(0);

@@ -16,9 +16,7 @@ fn podman(runtime: &str) -> Engine {
 fn podman_runs_containers_with_it() {
     let podman = podman("ringfence");
     let lab = Lab::enter();
-    let outcome = podman.run(&["--rm"], "echo out; echo err >&2; cat; exit 3").stdin("in\n").run();
-    outcome.expect_code(3);
-    assert_eq!((outcome.out(), outcome.err()), ("out\n", "err\n"));
+    scenarios::run(&podman);
     let health = ["--health-cmd", "test -e /healthy", "--health-interval", "disable"];
     podman.leave(NAME, &health, scenarios::UNTIL_TERM);
     podman.command(&["healthcheck", "run", NAME]).expect_code(1);

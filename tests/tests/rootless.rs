@@ -52,7 +52,10 @@ impl User {
         }
         // Its own: an overlay over root's files shows it files of nobody.
         let roots = std::env::var("RINGFENCE_ROOTS").unwrap_or_else(|_| "/opt/roots".to_owned());
-        Invocation::new("cp").args(&["-r", &format!("{roots}/busybox"), &at("root")]).run().expect_code(0);
+        Invocation::new("cp")
+            .args(&["-r", &format!("{roots}/busybox"), &at("root")])
+            .run()
+            .expect_code(0);
         let owner = format!("{UID}:{UID}");
         Invocation::new("chown").args(&["-R", "-h", &owner, &at("root")]).run().expect_code(0);
         let mode = if may_use_kvm { "666" } else { "600" };
