@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 use integration_tests::engine::scenarios;
 use integration_tests::{Engine, Invocation, Lab, Outcome, Running};
 
-const NAME: &str = "ringfence-test";
-
 /// From the start of a daemon to its first answer.
 const DAEMON_STARTS: Duration = Duration::from_secs(300);
 
@@ -65,30 +63,31 @@ fn containerd_and_docker_run_containers_with_it() {
     ringfence.expect_code(3);
     assert_eq!((ringfence.out(), ringfence.err()), (runc.out(), runc.err()));
     let docker = Engine::docker("ringfence");
+    let name = &lab.new_id();
     // Unhealthy, or not yet healthy, until the file is there.
     let health = ["--health-cmd", "test -e /healthy", "--health-interval", "1s"];
-    docker.leave(NAME, &health, scenarios::UNTIL_TERM);
-    docker.command(&["exec", NAME, "/bin/touch", "/healthy"]).expect_code(0);
-    let status = ["inspect", "--format", "{{.State.Health.Status}}", NAME];
+    docker.leave(name, &health, scenarios::UNTIL_TERM);
+    docker.command(&["exec", name, "/bin/touch", "/healthy"]).expect_code(0);
+    let status = ["inspect", "--format", "{{.State.Health.Status}}", name];
     docker.wait_for(&status, |outcome| outcome.out() == "healthy\n");
-    top(&docker);
-    docker.command(&["update", "--pids-limit", "77", NAME]).expect_code(0);
-    docker.expect(&["exec", NAME, "/bin/cat", "/sys/fs/cgroup/pids.max"], 0, "77\n");
-    scenarios::life(&docker, NAME, lab.scratch());
-    scenarios::deaf(&docker, NAME);
+    top(&docker, name);
+    docker.command(&["update", "--pids-limit", "77", name]).expect_code(0);
+    docker.expect(&["exec", name, "/bin/cat", "/sys/fs/cgroup/pids.max"], 0, "77\n");
+    scenarios::life(&docker, name, lab.scratch());
+    scenarios::deaf(&docker, &lab.new_id());
     for runtime in ["ringfence", "runc"] {
-        scenarios::out_of_memory(&Engine::docker(runtime), NAME);
+        scenarios::out_of_memory(&Engine::docker(runtime), &lab.new_id());
     }
-    scenarios::terminals(&docker, NAME);
-    two_services(&docker);
+    scenarios::terminals(&docker, &lab.new_id());
+    two_services(&docker, &lab.new_id());
     lab.expect_nothing_left();
 }
 
 /// The processes are those that the container is on the host.
-fn top(docker: &Engine) {
-    let outcome = docker.command(&["top", NAME, "-o", "pid,comm"]);
+fn top(docker: &Engine, name: &str) {
+    let outcome = docker.command(&["top", name, "-o", "pid,comm"]);
     outcome.expect_code(0);
-    let pid = docker.inspect(NAME, "{{.State.Pid}}");
+    let pid = docker.inspect(name, "{{.State.Pid}}");
     let rows: Vec<Vec<&str>> =
         outcome.out().lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows.len(), 2, "{outcome}");
@@ -97,17 +96,17 @@ fn top(docker: &Engine) {
 }
 
 /// Two containers that speak over a volume.
-fn two_services(docker: &Engine) {
+fn two_services(docker: &Engine, name: &str) {
     let volume = ["--volume", "ringfence-test:/shared"];
     let server = "echo up; cd /shared; while [ ! -e question ]; do sleep 0.2; done; \
                   tr a-z A-Z < question > new; mv new answer";
-    docker.leave(NAME, &volume, server);
+    docker.leave(name, &volume, server);
     let client = "cd /shared; echo hello > new; mv new question; \
                   while [ ! -e answer ]; do sleep 0.2; done; cat answer";
     let outcome = docker.run(&[&["--rm"], &volume[..]].concat(), client).run();
     outcome.expect_code(0);
     assert_eq!(outcome.out(), "HELLO\n");
-    docker.expect(&["wait", NAME], 0, "0\n");
-    docker.expect(&["rm", NAME], 0, &format!("{NAME}\n"));
+    docker.expect(&["wait", name], 0, "0\n");
+    docker.expect(&["rm", name], 0, &format!("{name}\n"));
     docker.expect(&["volume", "rm", "ringfence-test"], 0, "ringfence-test\n");
 }
