@@ -73,13 +73,14 @@ fn containerd_and_docker_run_containers_with_it() {
     top(&docker, name);
     docker.command(&["update", "--pids-limit", "77", name]).expect_code(0);
     docker.expect(&["exec", name, "/bin/cat", "/sys/fs/cgroup/pids.max"], 0, "77\n");
-    scenarios::life(&docker, name, lab.scratch());
-    scenarios::deaf(&docker, &lab.new_id());
-    for runtime in ["ringfence", "runc"] {
-        scenarios::out_of_memory(&Engine::docker(runtime), &lab.new_id());
-    }
-    scenarios::terminals(&docker, &lab.new_id());
-    two_services(&docker, &lab.new_id());
+    docker.expect(&["exec", name, "/bin/sh", "-c", "echo in; exit 4"], 4, "in\n");
+    docker.expect(&["stop", "--time", "60", name], 0, &format!("{name}\n"));
+    docker.expect(&["logs", name], 0, "up\nending\n");
+    assert_eq!(docker.inspect(name, "{{.State.ExitCode}}"), "5");
+    docker.expect(&["start", name], 0, &format!("{name}\n"));
+    docker.expect(&["kill", name], 0, &format!("{name}\n"));
+    docker.expect(&["wait", name], 0, "137\n");
+    docker.expect(&["rm", name], 0, &format!("{name}\n"));
     lab.expect_nothing_left();
 }
 
@@ -93,20 +94,4 @@ fn top(docker: &Engine, name: &str) {
     assert_eq!(rows.len(), 2, "{outcome}");
     assert!(rows.iter().any(|row| row[..] == [pid.as_str(), "ringfence"]), "{outcome}");
     assert!(rows.iter().any(|row| row[1] == "ringfence-vmm"), "{outcome}");
-}
-
-/// Two containers that speak over a volume.
-fn two_services(docker: &Engine, name: &str) {
-    let volume = ["--volume", "ringfence-test:/shared"];
-    let server = "echo up; cd /shared; while [ ! -e question ]; do sleep 0.2; done; \
-                  tr a-z A-Z < question > new; mv new answer";
-    docker.leave(name, &volume, server);
-    let client = "cd /shared; echo hello > new; mv new question; \
-                  while [ ! -e answer ]; do sleep 0.2; done; cat answer";
-    let outcome = docker.run(&[&["--rm"], &volume[..]].concat(), client).run();
-    outcome.expect_code(0);
-    assert_eq!(outcome.out(), "HELLO\n");
-    docker.expect(&["wait", name], 0, "0\n");
-    docker.expect(&["rm", name], 0, &format!("{name}\n"));
-    docker.expect(&["volume", "rm", "ringfence-test"], 0, "ringfence-test\n");
 }
