@@ -8,7 +8,7 @@ const BUILT: &str = "localhost/ringfence-test";
 /// Steps that change files as root and as somebody else.
 const CONTAINERFILE: &str = "\
 FROM localhost/ringfence-test-base
-RUN --mount=type=tmpfs,target=/t uname -r | grep -q ringfence && touch /t/file && \
+RUN uname -r | grep -q ringfence && \
     mkdir /made && echo built > /made/file && chown -R 1000:1001 /made
 COPY copied /copied
 WORKDIR /work
@@ -44,10 +44,13 @@ fn podman_and_buildah_build_images_with_it() {
     outcome.expect_code(0);
     assert_eq!(outcome.out(), "copied\nbuilt\n1000\n/work\n1000 1001\n");
     run(&["podman", "rmi", BUILT]).expect_code(0);
+    let small = context(&lab, "small", &format!("FROM {BASE}\nRUN uname -r | grep -q ringfence\n"));
+    let buildah = ["buildah", "build", "--runtime", "ringfence"];
+    run(&[&buildah[..], &rest, &[&small]].concat()).expect_code(0);
+    run(&["podman", "rmi", BUILT]).expect_code(0);
     // A step that fails fails the build.
     let bad = context(&lab, "bad", &format!("FROM {BASE}\nRUN exit 7\n"));
-    let buildah = ["buildah", "build", "--runtime", "ringfence"];
-    let outcome = run(&[&buildah[..], &rest, &[&bad]].concat());
+    let outcome = run(&[&podman[..], &["build"], &rest, &[&bad]].concat());
     outcome.expect_error("exit status 7");
     assert_ne!(outcome.code(), 0);
     steps_of_buildah(&lab);
