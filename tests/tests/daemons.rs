@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 use integration_tests::engine::scenarios;
 use integration_tests::{Engine, Invocation, Lab, Outcome, Running};
 
-const NAME: &str = "ringfence-test";
-
 /// From the start of a daemon to its first answer.
 const DAEMON_STARTS: Duration = Duration::from_secs(300);
 
@@ -59,56 +57,41 @@ fn containerd_and_docker_run_containers_with_it() {
     let kernel = "uname -r | grep -c ringfence; exit 3";
     expect(&[&ctr[..], &["one", "/bin/sh", "-c", kernel]].concat(), 3, "1\n");
 
-    let with = [&docker[..], &["--runtime", "ringfence", "busybox"]].concat();
-    expect(&[&with[..], &["/bin/sh", "-c", kernel]].concat(), 3, "1\n");
+    scenarios::run(&Engine::docker("ringfence"));
     let [ringfence, runc] = ["ringfence", "runc"]
         .map(|runtime| scenarios::everything_at_once(&Engine::docker(runtime), lab.scratch()));
     ringfence.expect_code(3);
     assert_eq!((ringfence.out(), ringfence.err()), (runc.out(), runc.err()));
     let docker = Engine::docker("ringfence");
+    let name = &lab.new_id();
     // Unhealthy, or not yet healthy, until the file is there.
     let health = ["--health-cmd", "test -e /healthy", "--health-interval", "1s"];
-    docker.leave(NAME, &health, scenarios::UNTIL_TERM);
-    docker.command(&["exec", NAME, "/bin/touch", "/healthy"]).expect_code(0);
-    let status = ["inspect", "--format", "{{.State.Health.Status}}", NAME];
+    docker.leave(name, &health, scenarios::UNTIL_TERM);
+    docker.command(&["exec", name, "/bin/touch", "/healthy"]).expect_code(0);
+    let status = ["inspect", "--format", "{{.State.Health.Status}}", name];
     docker.wait_for(&status, |outcome| outcome.out() == "healthy\n");
-    top(&docker);
-    docker.command(&["update", "--pids-limit", "77", NAME]).expect_code(0);
-    docker.expect(&["exec", NAME, "/bin/cat", "/sys/fs/cgroup/pids.max"], 0, "77\n");
-    scenarios::life(&docker, NAME, lab.scratch());
-    scenarios::deaf(&docker, NAME);
-    for runtime in ["ringfence", "runc"] {
-        scenarios::out_of_memory(&Engine::docker(runtime), NAME);
-    }
-    scenarios::terminals(&docker, NAME);
-    two_services(&docker);
+    top(&docker, name);
+    docker.command(&["update", "--pids-limit", "77", name]).expect_code(0);
+    docker.expect(&["exec", name, "/bin/cat", "/sys/fs/cgroup/pids.max"], 0, "77\n");
+    docker.expect(&["exec", name, "/bin/sh", "-c", "echo in; exit 4"], 4, "in\n");
+    docker.expect(&["stop", "--time", "60", name], 0, &format!("{name}\n"));
+    docker.expect(&["logs", name], 0, "up\nending\n");
+    assert_eq!(docker.inspect(name, "{{.State.ExitCode}}"), "5");
+    docker.expect(&["start", name], 0, &format!("{name}\n"));
+    docker.expect(&["kill", name], 0, &format!("{name}\n"));
+    docker.expect(&["wait", name], 0, "137\n");
+    docker.expect(&["rm", name], 0, &format!("{name}\n"));
     lab.expect_nothing_left();
 }
 
 /// The processes are those that the container is on the host.
-fn top(docker: &Engine) {
-    let outcome = docker.command(&["top", NAME, "-o", "pid,comm"]);
+fn top(docker: &Engine, name: &str) {
+    let outcome = docker.command(&["top", name, "-o", "pid,comm"]);
     outcome.expect_code(0);
-    let pid = docker.inspect(NAME, "{{.State.Pid}}");
+    let pid = docker.inspect(name, "{{.State.Pid}}");
     let rows: Vec<Vec<&str>> =
         outcome.out().lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows.len(), 2, "{outcome}");
     assert!(rows.iter().any(|row| row[..] == [pid.as_str(), "ringfence"]), "{outcome}");
     assert!(rows.iter().any(|row| row[1] == "ringfence-vmm"), "{outcome}");
-}
-
-/// Two containers that speak over a volume.
-fn two_services(docker: &Engine) {
-    let volume = ["--volume", "ringfence-test:/shared"];
-    let server = "echo up; cd /shared; while [ ! -e question ]; do sleep 0.2; done; \
-                  tr a-z A-Z < question > new; mv new answer";
-    docker.leave(NAME, &volume, server);
-    let client = "cd /shared; echo hello > new; mv new question; \
-                  while [ ! -e answer ]; do sleep 0.2; done; cat answer";
-    let outcome = docker.run(&[&["--rm"], &volume[..]].concat(), client).run();
-    outcome.expect_code(0);
-    assert_eq!(outcome.out(), "HELLO\n");
-    docker.expect(&["wait", NAME], 0, "0\n");
-    docker.expect(&["rm", NAME], 0, &format!("{NAME}\n"));
-    docker.expect(&["volume", "rm", "ringfence-test"], 0, "ringfence-test\n");
 }

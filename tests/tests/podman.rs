@@ -3,8 +3,6 @@
 use integration_tests::engine::scenarios;
 use integration_tests::{Engine, Lab};
 
-const NAME: &str = "ringfence-test";
-
 /// The engine, once it has what it makes once for itself (directories, a cgroup): that belongs to no
 /// container.
 fn podman(runtime: &str) -> Engine {
@@ -16,28 +14,27 @@ fn podman(runtime: &str) -> Engine {
 fn podman_runs_containers_with_it() {
     let podman = podman("ringfence");
     let lab = Lab::enter();
-    let outcome = podman.run(&["--rm"], "echo out; echo err >&2; cat; exit 3").stdin("in\n").run();
-    outcome.expect_code(3);
-    assert_eq!((outcome.out(), outcome.err()), ("out\n", "err\n"));
+    let name = &lab.new_id();
+    scenarios::run(&podman);
     let health = ["--health-cmd", "test -e /healthy", "--health-interval", "disable"];
-    podman.leave(NAME, &health, scenarios::UNTIL_TERM);
-    podman.command(&["healthcheck", "run", NAME]).expect_code(1);
-    podman.command(&["exec", NAME, "/bin/touch", "/healthy"]).expect_code(0);
-    podman.command(&["healthcheck", "run", NAME]).expect_code(0);
-    top(&podman);
-    podman.command(&["update", "--pids-limit", "77", NAME]).expect_code(0);
-    podman.expect(&["exec", NAME, "/bin/cat", "/sys/fs/cgroup/pids.max"], 0, "77\n");
-    scenarios::life(&podman, NAME, lab.scratch());
-    scenarios::deaf(&podman, NAME);
+    podman.leave(name, &health, scenarios::UNTIL_TERM);
+    podman.command(&["healthcheck", "run", name]).expect_code(1);
+    podman.command(&["exec", name, "/bin/touch", "/healthy"]).expect_code(0);
+    podman.command(&["healthcheck", "run", name]).expect_code(0);
+    top(&podman, name);
+    podman.command(&["update", "--pids-limit", "77", name]).expect_code(0);
+    podman.expect(&["exec", name, "/bin/cat", "/sys/fs/cgroup/pids.max"], 0, "77\n");
+    scenarios::life(&podman, name, lab.scratch());
+    scenarios::deaf(&podman, &lab.new_id());
     lab.expect_nothing_left();
 }
 
 /// It looks for processes in the container's view, where the host's are not; its own are in the guest.
-fn top(podman: &Engine) {
-    let outcome = podman.command(&["top", NAME]);
+fn top(podman: &Engine, name: &str) {
+    let outcome = podman.command(&["top", name]);
     outcome.expect_code(0);
     assert_eq!(outcome.out().lines().count(), 1, "{outcome}");
-    let outcome = podman.command(&["exec", NAME, "/bin/ps", "-o", "pid,args"]);
+    let outcome = podman.command(&["exec", name, "/bin/ps", "-o", "pid,args"]);
     assert!(outcome.out().contains("1 /bin/sh -c trap"), "{outcome}");
 }
 
@@ -56,7 +53,7 @@ fn a_container_is_as_podman_was_asked_for() {
 fn terminals_of_podman_are_terminals() {
     let podman = podman("ringfence");
     let lab = Lab::enter();
-    scenarios::terminals(&podman, "ringfence-test-tty");
+    scenarios::terminals(&podman, &lab.new_id());
     lab.expect_nothing_left();
 }
 
@@ -65,7 +62,7 @@ fn podman_sees_that_a_container_used_up_its_memory() {
     let _ = podman("ringfence");
     let lab = Lab::enter();
     for runtime in ["ringfence", "crun"] {
-        scenarios::out_of_memory(&Engine::podman(runtime), "ringfence-test-oom");
+        scenarios::out_of_memory(&Engine::podman(runtime), &lab.new_id());
     }
     lab.expect_nothing_left();
 }

@@ -76,7 +76,14 @@ impl View {
     fn enter(self) -> Result<(), Errno> {
         // SAFETY: NEWNS splits only root and working directory from other threads, which do not count
         // on this one's.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+        match unsafe { unshare_unsafe(UnshareFlags::NEWNS) } {
+            Err(Errno::PERM) => {
+                // Whoever may make no namespace may enter none either.
+                tracing::debug!("the container's process has no mount namespace of its own");
+                return Ok(());
+            }
+            made => made?,
+        }
         // What the host unmounts goes here, too; nothing goes the other way.
         mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
         let root = clone_of(&self.root, true)?;

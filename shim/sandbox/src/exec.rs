@@ -93,14 +93,15 @@ fn live(options: &ExecOptions, handover: &mut Option<Handover>) -> Result<u8, Sa
     let wants_terminal = has_terminal || options.terminal;
     container.check_exec(options.ignore_paused)?;
     let terminal = host_terminal(options, wants_terminal, is_detached, size)?;
+    let size_told = terminal.as_ref().and_then(HostTerminal::size);
     let streams = match &terminal {
         None => stdio::of_caller(),
-        Some(terminal) => Wanted::Terminal(terminal.size().or(size).unwrap_or_default()),
+        Some(_) => Wanted::Terminal(size_told.or(size).unwrap_or_default()),
     };
     let waits_for_resume = options.ignore_paused;
     let request = ExecRequest { process, streams, ends_with_client: is_detached, waits_for_resume };
     let (connection, process, ends) = container.exec(request)?;
-    let client = ProcessClient { container, process, terminal, is_detached };
+    let client = ProcessClient { container, process, terminal, size_told, is_detached };
     let result = Streams::join(streams, ends, client.console())
         .map_err(SandboxError::from)
         .and_then(|streams| client.carry(connection, streams, options, handover));
@@ -131,6 +132,8 @@ struct ProcessClient {
     container: Container,
     process: String,
     terminal: Option<HostTerminal>,
+    /// Which size the terminal had when the process was asked for.
+    size_told: Option<WindowSize>,
     is_detached: bool,
 }
 
@@ -194,6 +197,12 @@ impl ProcessClient {
             .name("exit".to_owned())
             .spawn(move || drop(sender.send(connection.wait())))
             .map_err(SandboxError::Events)?;
+        // A change that came before signals were taken is told by nobody else.
+        if let Some(size) = self.terminal.as_ref().and_then(HostTerminal::size)
+            && Some(size) != self.size_told
+        {
+            self.send(Request::ResizeProcess { process: self.process.clone(), size });
+        }
         let status = loop {
             tokio::select! {
                 ended = &mut end => break exit_status(ended)?,
@@ -222,12 +231,16 @@ impl ProcessClient {
                 Request::ResizeProcess { process, size }
             }
         };
-        // On a thread: a supervisor that is slow does not keep the end from being seen.
+        self.send(request);
+    }
+
+    /// On a thread: a supervisor that is slow does not keep the end from being seen.
+    fn send(&self, request: Request) {
         let directory = self.container.directory().to_owned();
         drop(tokio::task::spawn_blocking(move || {
             let sent = Connection::open(&directory).and_then(|other| other.done(request));
             if let Err(error) = sent {
-                tracing::info!("signal {}: {}", signal.number, crate::text::chain(&error));
+                tracing::info!("a signal or size was not taken: {}", crate::text::chain(&error));
             }
         }));
     }

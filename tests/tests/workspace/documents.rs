@@ -64,7 +64,19 @@ fn every_script_and_test_that_is_named_exists() {
 #[test]
 fn every_command_of_the_readme_begins_with_something_known() {
     // What a Debian machine with Rust has, and what ringfence brings along.
-    let known = ["cargo", "cp", "mkdir", "mmdebstrap", "podman", "ringfence", "cd", "git"];
+    let known = [
+        "buildah",
+        "cargo",
+        "cd",
+        "cp",
+        "ctr",
+        "docker",
+        "git",
+        "mkdir",
+        "mmdebstrap",
+        "podman",
+        "ringfence",
+    ];
     let readme = std::fs::read_to_string(checkout().join("README.md")).expect("there is a README");
     let mut wrong = vec![];
     let mut in_shell = false;

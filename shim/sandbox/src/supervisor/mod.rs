@@ -172,6 +172,8 @@ impl Supervisor {
         signals: &Signals,
         timeline: &mut Timeline,
     ) -> Result<Exit, SandboxError> {
+        // A change while the container was made is told by nobody else.
+        self.resize();
         let result = self.see_to_the_end(signals, timeline).await;
         self.see_witness().await;
         let result = result.map_err(|error| self.blame_host(error));
