@@ -38,7 +38,7 @@ fn fails() -> Value {
 
 /// A bundle with a `startContainer` hook, whose program shows what the hook has written.
 fn inside(stage: &Stage, script: &str) -> Bundle {
-    stage.shared().script("cat /dev/shm/told").edit(|config| {
+    stage.shared().script("echo ran; cat /dev/shm/told").edit(|config| {
         let script = format!("umask 0; {{ {script}; }} >/dev/shm/told");
         config["annotations"] = json!({ "org.example": "1" });
         config["hooks"]["startContainer"] = json!([hook(&script)]);
@@ -156,7 +156,8 @@ pub(crate) const HOOKS: Group = Group {
         scene("start-container-state", |stage| {
             let bundle = inside(stage, "cat");
             let outcome = stage.lab().runtime(stage.runtime(), &bundle, stage.small()).run();
-            let state: Value = serde_json::from_str(outcome.out()).unwrap_or_default();
+            let told = outcome.out().trim_start_matches("ran\n");
+            let state: Value = serde_json::from_str(told).unwrap_or_default();
             let path = bundle.path("");
             let own = state["bundle"] == path.to_str().unwrap_or_default().trim_end_matches('/');
             stage.note(format!(
@@ -189,7 +190,7 @@ pub(crate) const HOOKS: Group = Group {
         scene("start-container-left-behind", |stage| {
             // What a hook leaves running lives on in the container.
             let script = "sleep 600 </dev/null >/dev/null 2>&1 & :";
-            stage.run(&inside(stage, script).script("pidof sleep | wc -w"));
+            stage.run(&inside(stage, script).script("echo ran; pidof sleep | wc -w"));
         }),
         scene("fails-at-create", |stage| {
             let bundle =

@@ -242,6 +242,22 @@ pub(crate) const LIFE: Group = Group {
             stage.note_run(&run.run());
         })
         .differs("preserved-descriptors"),
+        scene("descriptors-of-the-environment", |stage| {
+            let bundle = stage.shared().script("echo ran; echo $LISTEN_FDS");
+            let run = stage.invocation(&["run", "--bundle"]).arg(bundle.write());
+            let run = run.arg(stage.new_id());
+            let run = run.through(&["sh", "-c", "LISTEN_FDS=1 exec \"$@\" 3</dev/null", "sh"]);
+            stage.note_run(&run.run());
+        })
+        .differs("preserved-descriptors"),
+        scene("socket-for-notices", |stage| {
+            let bundle = stage.writable().script("echo ran; echo ${NOTIFY_SOCKET:+told}");
+            let run = stage.invocation(&["run"]).args(stage.small()).args(&["--bundle"]);
+            let run = run.arg(bundle.write()).arg(stage.new_id());
+            let script = "NOTIFY_SOCKET=/run/for-notices exec \"$@\"";
+            stage.note_run(&run.through(&["sh", "-c", script, "sh"]).run());
+        })
+        .differs("notify-socket"),
         scene("pid-file-that-cannot-be", |stage| {
             let bundle = stage.shared().args(&["echo", "ran"]);
             let run = stage.invocation(&["run", "--pid-file", "/no/such/file", "--bundle"]);
