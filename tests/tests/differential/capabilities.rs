@@ -33,7 +33,7 @@ pub(crate) const SETS: Group = Group {
         ),
         look("hostname-is-fixed", "hostname other; echo $?; hostname"),
         look("chroot-is-refused", "chroot / /bin/true; echo $?"),
-        look("nice-is-refused", "nice -n -5 true; echo $?"),
+        look("nice-is-refused", "renice -n -5 -p $$ 2>/dev/null; echo $?"),
         look("others-files", "touch /tmp/y; chown 5 /tmp/y; chmod 600 /tmp/y; echo $?"),
     ],
 };

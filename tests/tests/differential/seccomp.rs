@@ -74,9 +74,9 @@ pub(crate) const ARGUMENTS: Group = Group {
                     rule("prlimit64", 71, 1, "SCMP_CMP_GE", 13, 0),
                     rule("prlimit64", 72, 1, "SCMP_CMP_LE", 1, 0),
                     rule("ioprio_set", 71, 2, "SCMP_CMP_NE", (2 << 13) | 3, 0),
-                    { "names": ["sched_setscheduler"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71,
-                      "args": [{ "index": 1, "op": "SCMP_CMP_EQ", "value": 3 },
-                               { "index": 0, "op": "SCMP_CMP_EQ", "value": 1 }] },
+                    { "names": ["setpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71,
+                      "args": [{ "index": 0, "op": "SCMP_CMP_EQ", "value": 0 },
+                               { "index": 2, "op": "SCMP_CMP_EQ", "value": 7 }] },
                 ],
             }),
         )
@@ -95,8 +95,8 @@ pub(crate) const ARGUMENTS: Group = Group {
         look("not-less-or-equal", "ulimit -d 100000; echo $?"),
         look("not-equal", "ionice -c 2 -n 4 true; echo $?"),
         look("not-not-equal", "ionice -c 2 -n 3 true; echo $?"),
-        look("both-of-two", "chrt -b -p 0 1; echo $?"),
-        look("one-of-two", "sleep 5 & chrt -b -p 0 $! >/dev/null; echo $?"),
+        look("both-of-two", "renice -n 7 -p $$ 2>/dev/null; echo $?"),
+        look("one-of-two", "renice -n 8 -p $$ 2>/dev/null; echo $?"),
     ],
 };
 
