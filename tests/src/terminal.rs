@@ -122,7 +122,8 @@ impl Terminal {
     pub fn start(&self, invocation: Invocation) -> Running {
         let end = || Output::Descriptor(self.program.try_clone().expect("it can be duplicated"));
         invocation
-            .through(&["setsid", "--ctty"])
+            // A terminal's signals do something, also if whoever runs the tests ignores them (nohup).
+            .through(&["env", "--default-signal", "setsid", "--ctty"])
             .stdin_from(end())
             .stdout(end())
             .stderr(end())

@@ -70,7 +70,10 @@ pub(crate) async fn start() -> Option<Guest> {
     // Users of containers come through it.
     std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     let control = listen(directory.path(), CONTROL_PORT);
-    let agent = Command::new("unshare")
+    // Whoever runs the tests may ignore signals (nohup, a shell's background), which the kernel's
+    // first process does not.
+    let agent = Command::new("env")
+        .args(["--default-signal", "unshare"])
         .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"])
         .args(["/bin/sh", "-c", ENTER, "sh"])
         .arg(directory.path())
