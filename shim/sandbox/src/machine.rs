@@ -84,6 +84,7 @@ pub(crate) fn configure<'f>(
             shares: files.shares.iter().map(|share| share_config(share, &mut slots)).collect(),
         }),
         disks: Vec::new(),
+        nets: Vec::new(),
         rng: true,
         balloon: Some(BalloonConfig { free_page_reporting: true }),
     };

@@ -92,8 +92,7 @@ impl VirtioDevice for Net {
         };
         let queues = (receive, transmit);
         let rules = (self.mac, self.filter.clone());
-        let worker =
-            NetWorker::new(queues, activation.memory, self.tap.clone(), rules, accepted);
+        let worker = NetWorker::new(queues, activation.memory, self.tap.clone(), rules, accepted);
         self.worker = Some(self.event_loop.start(worker).map_err(ActivateError::Worker)?);
         Ok(())
     }
