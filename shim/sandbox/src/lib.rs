@@ -30,6 +30,7 @@ mod local_time;
 mod machine;
 mod manage;
 mod mount_points;
+mod network;
 mod oom_witness;
 mod policy;
 mod process;
