@@ -70,6 +70,7 @@ pub use host_files::HostFileError;
 pub use limits::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 pub use local_time::LocalTime;
 pub use manage::{Container, Detail, Processes, Report, delete, list, user_name};
+pub use network::NetworkError;
 pub use run::{ReadyWhen, RunOptions, run, supervise};
 pub use signal_number::signal_number;
 pub use stdio::StdioError;

@@ -19,6 +19,7 @@ use agent_protocol::InterfacePlan;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use scan::Found;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -125,9 +126,10 @@ impl Network {
         Ok(Self { path: path.to_owned(), namespace, found })
     }
 
-    /// Numbers of the interfaces that will be changed, for [`disconnect`].
-    pub(crate) fn interfaces(&self) -> Vec<u32> {
-        self.found.iter().map(|found| found.index).collect()
+    /// What will be changed.
+    pub(crate) fn record(&self) -> NetworkRecord {
+        let interfaces = self.found.iter().map(|found| found.index).collect();
+        NetworkRecord { namespace: self.path.clone(), interfaces }
     }
 
     /// Connects them.
@@ -135,7 +137,7 @@ impl Network {
     /// # Errors
     /// [`NetworkError`]; nothing is left in the namespace.
     pub(crate) fn connect(self) -> Result<Vec<Interface>, NetworkError> {
-        let indices = self.interfaces();
+        let NetworkRecord { interfaces: indices, .. } = self.record();
         let Self { path, namespace, found } = self;
         inside(&path, &namespace, async {
             let handle = redirect::handle()?;
@@ -154,9 +156,36 @@ impl Network {
     }
 }
 
+/// What is written down of a network before it is connected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetworkRecord {
+    /// The namespace.
+    pub(crate) namespace: PathBuf,
+    /// Numbers of the interfaces in it that are changed.
+    pub(crate) interfaces: Vec<u32>,
+}
+
+/// A connected network, which is taken apart when it is dropped.
+#[derive(Debug)]
+pub(crate) struct HostNetwork {
+    record: NetworkRecord,
+}
+
+impl HostNetwork {
+    pub(crate) fn new(record: NetworkRecord) -> Self {
+        Self { record }
+    }
+}
+
+impl Drop for HostNetwork {
+    fn drop(&mut self) {
+        disconnect(&self.record);
+    }
+}
+
 /// Takes what [`Network::connect`] has made off the engine's interfaces. A namespace that is gone has
 /// taken it along.
-pub(crate) fn disconnect(path: &Path, interfaces: &[u32]) {
+pub(crate) fn disconnect(NetworkRecord { namespace: path, interfaces }: &NetworkRecord) {
     let outcome = open(path).and_then(|namespace| {
         inside(path, &namespace, async {
             let handle = redirect::handle()?;
@@ -222,6 +251,6 @@ mod tests {
         assert!(matches!(error, NetworkError::Host { .. }), "{error}");
         let error = Network::look(Path::new("/no/such/namespace")).unwrap_err();
         assert!(matches!(error, NetworkError::Open { .. }), "{error}");
-        disconnect(Path::new("/no/such/namespace"), &[1]);
+        disconnect(&NetworkRecord { namespace: "/no/such/namespace".into(), interfaces: vec![1] });
     }
 }
