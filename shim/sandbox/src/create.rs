@@ -190,8 +190,8 @@ fn connect_network(
         return Ok((None, Vec::new()));
     }
     state.change(|state| state.network = Some(record.clone()))?;
-    let host = HostNetwork::new(record);
-    Ok((Some(host), network.connect()?))
+    let interfaces = network.connect()?;
+    Ok((Some(HostNetwork::new(record)), interfaces))
 }
 
 /// Moves this process into the container's cgroup on the host, if it is to have one and may. What

@@ -137,19 +137,20 @@ impl Network {
     /// # Errors
     /// [`NetworkError`]; nothing is left in the namespace.
     pub(crate) fn connect(self) -> Result<Vec<Interface>, NetworkError> {
-        let NetworkRecord { interfaces: indices, .. } = self.record();
         let Self { path, namespace, found } = self;
         inside(&path, &namespace, async {
             let handle = redirect::handle()?;
-            let mut connected = Vec::new();
+            let (mut connected, mut joined) = (Vec::new(), Vec::new());
             for found in found {
+                let index = found.index;
                 match redirect::join(&handle, found).await {
                     Ok(interface) => connected.push(interface),
                     Err(error) => {
-                        redirect::leave(&handle, &indices).await;
+                        redirect::leave(&handle, &joined).await;
                         return Err(error);
                     }
                 }
+                joined.push(index);
             }
             Ok(connected)
         })
@@ -242,15 +243,4 @@ fn inside<T: Send>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hosts_namespace_is_refused() {
-        let error = Network::look(Path::new("/proc/self/ns/net")).unwrap_err();
-        assert!(matches!(error, NetworkError::Host { .. }), "{error}");
-        let error = Network::look(Path::new("/no/such/namespace")).unwrap_err();
-        assert!(matches!(error, NetworkError::Open { .. }), "{error}");
-        disconnect(&NetworkRecord { namespace: "/no/such/namespace".into(), interfaces: vec![1] });
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ pub(super) fn handle() -> Result<Handle, NetworkError> {
     Ok(handle)
 }
 
-/// Joins an interface with a new tap.
+/// Joins an interface with a new tap, or leaves it as it was.
 pub(super) async fn join(handle: &Handle, found: Found) -> Result<Interface, NetworkError> {
     let Found { index, plan, sources } = found;
     let name = &plan.name;
@@ -38,13 +38,23 @@ pub(super) async fn join(handle: &Handle, found: Found) -> Result<Interface, Net
     };
     let up = LinkUnspec::new_with_index(tap_index).mtu(plan.mtu).up().build();
     handle.link().set(up).execute().await.map_err(failed("bringing a tap up"))?;
-    for (from, to) in [(index, tap_index), (tap_index, index)] {
-        let (from, to) = (from.cast_signed(), to);
-        let queue = handle.qdisc().add(from).ingress().execute().await;
-        queue.map_err(failed("adding an ingress queue"))?;
-        let filter = handle.traffic_filter(from).add().parent(INGRESS).protocol(ALL_PROTOCOLS);
-        let filter = filter.redirect(to).map_err(failed("making a redirection"))?;
-        filter.execute().await.map_err(failed("adding a redirection"))?;
+    // First where somebody else's queue may be in the way.
+    let queue = handle.qdisc().add(index.cast_signed()).ingress().execute().await;
+    queue.map_err(failed("adding an ingress queue"))?;
+    let rest = async {
+        let queue = handle.qdisc().add(tap_index.cast_signed()).ingress().execute().await;
+        queue.map_err(failed("adding an ingress queue to the tap"))?;
+        for (from, to) in [(index, tap_index), (tap_index, index)] {
+            let filter = handle.traffic_filter(from.cast_signed()).add();
+            let filter = filter.parent(INGRESS).protocol(ALL_PROTOCOLS).redirect(to);
+            let filter = filter.map_err(failed("making a redirection"))?;
+            filter.execute().await.map_err(failed("adding a redirection"))?;
+        }
+        Ok(())
+    };
+    if let Err(error) = rest.await {
+        leave(handle, &[index]).await;
+        return Err(error);
     }
     Ok(Interface { tap, plan, sources })
 }

@@ -16,6 +16,7 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
     RouteProtocol, RouteType,
 };
+use rtnetlink::packet_route::tc::TcAttribute;
 use rtnetlink::{Handle, RouteMessageBuilder};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -42,6 +43,7 @@ pub(super) async fn interfaces(handle: &Handle, path: &Path) -> Result<Vec<Found
     if found.is_empty() {
         return Ok(found);
     }
+    refuse_queues(handle, &found, path).await?;
     for address in all("listing the addresses", handle.address().get().execute()).await? {
         add_address(&mut found, &address);
     }
@@ -68,6 +70,24 @@ pub(super) async fn interfaces(handle: &Handle, path: &Path) -> Result<Vec<Found
         }
     }
     Ok(found)
+}
+
+/// Whoever has put a queue where ours must be uses it. What is there afterwards is ours to remove.
+async fn refuse_queues(handle: &Handle, found: &[Found], path: &Path) -> Result<(), NetworkError> {
+    for queue in all("listing the queues", handle.qdisc().get().execute()).await? {
+        let takes_the_place = queue.attributes.iter().any(|attribute| {
+            matches!(attribute, TcAttribute::Kind(kind) if kind == "ingress" || kind == "clsact")
+        });
+        let index = queue.header.index.cast_unsigned();
+        if let Some(found) = found.iter().find(|found| takes_the_place && found.index == index) {
+            return Err(NetworkError::Unsupported {
+                what: format!("{} has a queue for what comes in", found.plan.name),
+                path: path.to_owned(),
+                remedy: "remove it (tc qdisc del dev NAME ingress): its place is needed",
+            });
+        }
+    }
+    Ok(())
 }
 
 async fn all<T>(
