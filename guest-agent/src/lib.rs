@@ -24,6 +24,7 @@ mod control;
 mod failure;
 mod init;
 mod layout;
+mod network;
 mod poller;
 mod process;
 mod server;

@@ -238,6 +238,7 @@ impl Options {
                     rate_limit: None,
                 })
                 .collect(),
+            nets: Vec::new(),
             rng: true,
             balloon: Some(BalloonConfig { free_page_reporting: true }),
         }

@@ -5,7 +5,7 @@ use crate::error::{ClientError, ProtocolError};
 use crate::link::{Pending, read_loop, read_message, write_loop};
 use agent_protocol::{
     ContainerPlan, Event, FileWrite, GuestConfig, GuestMessage, HostMessage, MAX_HOST_FRAME,
-    ProcessList, ProcessPlan, Reply, Request, Statistics, VERSION, WindowSize, encode,
+    NetworkPlan, ProcessList, ProcessPlan, Reply, Request, Statistics, VERSION, WindowSize, encode,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -320,6 +320,18 @@ impl Client {
     ) -> Result<(), ClientError> {
         let request = Request::UpdateResources { container: container.to_owned(), settings };
         self.done("UpdateResources", request, deadline).await
+    }
+
+    /// Sets up the interfaces that the VMM has connected.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn configure_network(
+        &self,
+        plan: NetworkPlan,
+        deadline: Duration,
+    ) -> Result<(), ClientError> {
+        self.done("ConfigureNetwork", Request::ConfigureNetwork(plan), deadline).await
     }
 
     async fn done(

@@ -25,6 +25,7 @@ extern crate std;
 
 mod frame;
 mod message;
+mod network;
 mod plan;
 mod report;
 mod tripwires;
@@ -33,6 +34,10 @@ pub use frame::{FrameError, HEADER_BYTES, decode, encode, frame_length};
 pub use message::{
     AgentError, ErrorKind, Event, ExitStatus, GuestConfig, GuestMessage, HostMessage, INIT_PROCESS,
     Reply, Request,
+};
+pub use network::{
+    Address, AddressPlan, InterfacePlan, MAX_INTERFACES, MAX_NETWORK_ENTRIES, NeighbourPlan,
+    NetworkPlan, RoutePlan,
 };
 pub use plan::{
     Capabilities, CgroupPlan, ContainerPlan, DevicePlan, FileWrite, HookPlan, IdMapping,

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::network::NetworkPlan;
 use crate::plan::{ContainerPlan, FileWrite, ProcessPlan, WindowSize};
 use crate::report::{ProcessList, Statistics};
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,9 @@ pub enum Request {
         /// [`crate::MAX_UPDATED_SETTINGS`].
         settings: Vec<FileWrite>,
     },
+    /// Set up the interfaces that the host has connected, in the namespace that containers without a
+    /// network namespace of their own share.
+    ConfigureNetwork(NetworkPlan),
 }
 
 /// What the guest needs from the host before its first container.

@@ -5,7 +5,7 @@ use crate::container::{self, Cgroup, Limits};
 use crate::failure::{Outcome, failed, refused};
 use crate::poller::Source;
 use crate::process::{Container, Deletion, Process, Stage};
-use crate::{init, validate};
+use crate::{init, network, validate};
 use agent_protocol::{
     ContainerPlan, ErrorKind, FileWrite, GuestConfig, INIT_PROCESS, IdMapping, ProcessPlan, Reply,
     Request, WindowSize,
@@ -54,6 +54,9 @@ impl Server<'_> {
                 self.list_processes(&container, after).map(Some)
             }
             Request::ReadStatistics { container } => self.read_statistics(&container).map(Some),
+            Request::ConfigureNetwork(plan) => {
+                network::configure(&plan).map(|()| Some(Reply::Done))
+            }
             Request::UpdateResources { container, settings } => {
                 self.update_resources(&container, &settings).map(Some)
             }

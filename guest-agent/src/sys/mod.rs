@@ -225,6 +225,28 @@ pub(crate) fn bring_up(socket: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     unsafe { call(libc::SYS_ioctl, [raw(socket), number, pointer(&request), 0, 0, 0]) }.map(drop)
 }
 
+/// The hardware address of the network device with this number (netdevice(7)).
+pub(crate) fn hardware_address(socket: BorrowedFd<'_>, index: u32) -> Result<[u8; 6]> {
+    #[repr(C)]
+    struct Request {
+        name: [u8; 16],
+        /// A number, or an address behind its family.
+        value: [u8; 24],
+    }
+    let mut request = Request { name: [0; 16], value: [0; 24] };
+    if let Some(number) = request.value.first_chunk_mut() {
+        *number = index.to_ne_bytes();
+    }
+    for number in [libc::SIOCGIFNAME, libc::SIOCGIFHWADDR] {
+        let number = usize::try_from(number).map_err(|_| Errno::INVAL)?;
+        let arguments = [raw(socket), number, (&raw mut request).expose_provenance(), 0, 0, 0];
+        // SAFETY: the kernel reads and writes the structure that both requests take.
+        unsafe { call(libc::SYS_ioctl, arguments) }?;
+    }
+    let address = request.value.get(2..).and_then(|bytes| bytes.first_chunk());
+    address.copied().ok_or(Errno::INVAL)
+}
+
 /// Loads a program for BPF_CGROUP_DEVICE (bpf(2), BPF_PROG_LOAD). `instructions` are of 8 bytes.
 pub(crate) fn load_device_program(instructions: &[u64]) -> Result<OwnedFd> {
     const BPF_PROG_LOAD: usize = 5;

@@ -20,6 +20,7 @@ use crate::host_files::{self, OpenShare};
 use crate::limits_change::{MachineSize, Settings};
 use crate::machine::{self, MachineFiles};
 use crate::mount_points;
+use crate::network::{HostNetwork, Interface, Network};
 use crate::policy::{self, SignalAction, Situation, Terminal};
 use crate::signals::Signals;
 use crate::spec::{ContainerSpec, Hooks, Plan, VmPlan};
@@ -32,7 +33,7 @@ use crate::vm_process::{Asked, VmError, VmProcess};
 use agent_client::{Client, ClientError, Connection, Hello};
 use agent_protocol::{
     CONTROL_PORT, ContainerPlan, ErrorKind as AgentErrorKind, Event, FIRST_STREAM_PORT,
-    GuestConfig, ProcessPlan, SeccompPlan, StdioPlan, VERSION,
+    GuestConfig, NetworkPlan, ProcessPlan, SeccompPlan, StdioPlan, VERSION,
 };
 use rustix::time::{ClockId, clock_gettime};
 use std::io;
@@ -51,6 +52,7 @@ const DEATH_RATTLE: Duration = Duration::from_secs(1);
 pub(crate) struct Prepared {
     id: ContainerId,
     cgroup: Option<HostCgroup>,
+    network: Option<HostNetwork>,
     state: StateDir,
     vm: VmPlan,
     files: MachineFiles,
@@ -93,6 +95,8 @@ pub(crate) struct Guest {
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) vm: VmProcess,
     pub(crate) cgroup: Option<HostCgroup>,
+    /// Held for its end.
+    _network: Option<HostNetwork>,
     pub(crate) state: StateDir,
     pub(crate) deadline: Duration,
     pub(crate) size: MachineSize,
@@ -148,12 +152,17 @@ pub(crate) fn prepare(
     }
     let console = state.console()?;
     let cgroup = enter_cgroup(&mut state, &plan)?;
+    let (network, interfaces) = match &plan.network {
+        Some(namespace) => connect_network(&mut state, namespace)?,
+        None => (None, Vec::new()),
+    };
     Ok(Prepared {
         id: id.clone(),
         cgroup,
         state,
         vm: plan.vm,
-        files: MachineFiles { kvm, kernel, initrd, console, shares },
+        network,
+        files: MachineFiles { kvm, kernel, initrd, console, shares, interfaces },
         kernel_path,
         initrd_path,
         container: plan.container,
@@ -168,6 +177,21 @@ pub(crate) fn prepare(
             annotations: plan.annotations,
         },
     })
+}
+
+/// Connects the interfaces that an engine has put into a network namespace.
+fn connect_network(
+    state: &mut StateDir,
+    namespace: &Path,
+) -> Result<(Option<HostNetwork>, Vec<Interface>), SandboxError> {
+    let network = Network::look(namespace)?;
+    let record = network.record();
+    if record.interfaces.is_empty() {
+        return Ok((None, Vec::new()));
+    }
+    state.change(|state| state.network = Some(record.clone()))?;
+    let interfaces = network.connect()?;
+    Ok((Some(HostNetwork::new(record)), interfaces))
 }
 
 /// Moves this process into the container's cgroup on the host, if it is to have one and may. What
@@ -257,6 +281,13 @@ impl Prepared {
         let guest_config = guest_config().map_err(SandboxError::Events)?;
         let configured = connection.client.configure(guest_config, config.request_timeout());
         self.state.watch(&mut vm, signals, "configuring the guest", configured).await?;
+        let interfaces: Vec<_> =
+            self.files.interfaces.iter().map(|interface| interface.plan.clone()).collect();
+        if !interfaces.is_empty() {
+            let plan = NetworkPlan { interfaces };
+            let configured = connection.client.configure_network(plan, config.request_timeout());
+            self.state.watch(&mut vm, signals, "configuring the network", configured).await?;
+        }
         timeline.mark(Moment::AgentReady);
         let plan = sockets.plan();
         let console = terminal.as_ref().and_then(HostTerminal::console);
@@ -307,6 +338,7 @@ impl Prepared {
                 events,
                 vm,
                 cgroup: self.cgroup,
+                _network: self.network,
                 state: self.state,
                 deadline,
                 size,

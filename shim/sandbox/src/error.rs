@@ -9,6 +9,7 @@ use crate::error_kind::ErrorKind;
 use crate::hooks::HookError;
 use crate::host_cgroup::CgroupError;
 use crate::host_files::HostFileError;
+use crate::network::NetworkError;
 use crate::spec::SpecError;
 use crate::stdio::StdioError;
 use crate::store::{Status, StoreError};
@@ -99,6 +100,9 @@ pub enum SandboxError {
     /// The container's cgroup on the host.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The network that the bundle names.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// A list that does not end.
     #[error("the container has more than {count} processes, or they cannot be listed in time")]
     TooManyProcesses {
@@ -282,6 +286,7 @@ impl SandboxError {
             | Self::ConsoleInForeground
             | Self::Console(_)
             | Self::Cgroup(_)
+            | Self::Network(_)
             | Self::TooManyProcesses { .. }
             | Self::Control(_)
             | Self::WrongStatus { .. }

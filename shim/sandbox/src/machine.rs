@@ -2,12 +2,13 @@
 
 use crate::config::HostConfig;
 use crate::host_files::OpenShare;
+use crate::network::Interface;
 use crate::spec::VmPlan;
 use agent_protocol::SHARES_TAG;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vmm_api::{
-    BalloonConfig, BootConfig, ConsoleConfig, FdSlot, FsConfig, MachineConfig, ShareConfig,
-    VsockConfig,
+    BalloonConfig, BootConfig, ConsoleConfig, FdSlot, FsConfig, MachineConfig, NetConfig,
+    ShareConfig, VsockConfig,
 };
 
 /// Each VMM has its own vsock device, so one number does for all guests. 0 to 2 are taken
@@ -36,6 +37,7 @@ pub(crate) struct MachineFiles {
     pub(crate) initrd: OwnedFd,
     pub(crate) console: OwnedFd,
     pub(crate) shares: Vec<OpenShare>,
+    pub(crate) interfaces: Vec<Interface>,
 }
 
 /// Descriptors in the order of their slots.
@@ -84,10 +86,21 @@ pub(crate) fn configure<'f>(
             shares: files.shares.iter().map(|share| share_config(share, &mut slots)).collect(),
         }),
         disks: Vec::new(),
+        nets: files.interfaces.iter().map(|net| net_config(net, &mut slots)).collect(),
         rng: true,
         balloon: Some(BalloonConfig { free_page_reporting: true }),
     };
     (config, slots.descriptors)
+}
+
+fn net_config<'f>(interface: &'f Interface, slots: &mut Slots<'f>) -> NetConfig {
+    NetConfig {
+        tap: slots.add(&interface.tap),
+        mac: interface.plan.mac,
+        mtu: u16::try_from(interface.plan.mtu).unwrap_or(u16::MAX),
+        sources: Some(interface.sources.clone()),
+        metadata: false,
+    }
 }
 
 fn share_config<'f>(share: &'f OpenShare, slots: &mut Slots<'f>) -> ShareConfig {
@@ -137,6 +150,7 @@ mod tests {
             initrd: null(),
             console: null(),
             shares: vec![share("root", ShareKind::Directory), share("mount1", ShareKind::File)],
+            interfaces: Vec::new(),
         };
         let plan = VmPlan {
             memory_mib: 256,

@@ -9,6 +9,7 @@ use crate::control::{Answer, Connection, ControlError, ExecRequest, Request};
 use crate::error::SandboxError;
 use crate::hooks::ContainerState;
 use crate::host_cgroup;
+use crate::network;
 use crate::policy::{self, Operation};
 use crate::process::ProcessRef;
 use crate::run::run_after_stop;
@@ -349,6 +350,10 @@ pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), SandboxError> {
 pub(crate) fn remove(deletion: Deletion, record: Record, force: bool) -> Result<(), SandboxError> {
     let was_alive = record.supervisor.is_alive();
     end(&record, record.status(), deletion.path(), force)?;
+    // Its supervisor has done so if it could.
+    if let Some(network) = &record.network {
+        network::disconnect(network);
+    }
     if let Some(cgroup) = &record.cgroup {
         host_cgroup::remove(cgroup, record.vmm.is_some())?;
     }

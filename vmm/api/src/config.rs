@@ -1,6 +1,7 @@
 //! The configuration of a machine: plain input values, validated by the VMM before use.
 
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// Position of a descriptor among those that travel with the same message. Each slot is used once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub struct MachineConfig {
     pub fs: Option<FsConfig>,
     /// virtio-blk devices; the first is `vda`.
     pub disks: Vec<DiskConfig>,
+    /// virtio-net devices in the guest's order.
+    pub nets: Vec<NetConfig>,
     /// A virtio-rng device fed from the host's getrandom(2).
     pub rng: bool,
     /// virtio-balloon, if any.
@@ -137,6 +140,29 @@ pub struct DiskConfig {
     /// Limits on requests and bytes, if any.
     pub rate_limit: Option<RateLimit>,
 }
+
+/// A virtio-net device (VIRTIO 1.2 §5.1) over a tap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetConfig {
+    /// A tap that does not block, with a virtio-net header of [`NET_HEADER_BYTES`], and with checksums
+    /// and TCP segmentation left to its reader (TUNSETOFFLOAD).
+    pub tap: FdSlot,
+    /// The guest's address, of one interface.
+    pub mac: [u8; 6],
+    /// Bytes of the largest packet, [`MIN_MTU`] or more.
+    pub mtu: u16,
+    /// Addresses that the guest may send from, with no other MAC address than its own; `None` lets it
+    /// send anything.
+    pub sources: Option<Vec<IpAddr>>,
+    /// Whether it may send to 169.254.169.254, where clouds answer with the host's credentials.
+    pub metadata: bool,
+}
+
+/// Bytes of the header before each frame of a tap (TUNSETVNETHDRSZ).
+pub const NET_HEADER_BYTES: u8 = 12;
+
+/// Least MTU: that of IPv4 (RFC 791).
+pub const MIN_MTU: u16 = 68;
 
 /// Token buckets of a device; `None` is unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,14 +15,15 @@ mod message;
 pub use channel::{Channel, ChannelError, MAX_FDS, MAX_MESSAGE};
 pub use config::{
     BalloonConfig, BootConfig, CachePolicy, ConsoleConfig, DiskConfig, FdSlot, FsConfig,
-    LockPolicy, MachineConfig, RateLimit, ShareConfig, ShareKind, TokenBucket, VsockConfig,
+    LockPolicy, MIN_MTU, MachineConfig, NET_HEADER_BYTES, NetConfig, RateLimit, ShareConfig,
+    ShareKind, TokenBucket, VsockConfig,
 };
 pub use message::{
     Event, FromVmm, GuestExit, Reply, Request, Span, ToVmm, VmmError, VmmErrorKind, VmmStats,
 };
 
 /// Version of this interface. Launcher and VMM come from one build; a difference is refused.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The descriptor on which `ringfence-vmm` finds its [`Channel`].
 pub const CHANNEL_FD: i32 = 3;

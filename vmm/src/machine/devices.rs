@@ -2,7 +2,7 @@
 
 use super::builder::Surroundings;
 use super::events::{EventSender, MachineEvent};
-use super::spec::{ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, ShareSpec};
+use super::spec::{ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, NetSpec, ShareSpec};
 use crate::arch::layout::{DEVICE_IRQS, MMIO_DEVICE_SIZE, MMIO_DEVICES};
 use crate::boot::cmdline::MmioDevice;
 use crate::kvm::{KvmError, Vm};
@@ -20,6 +20,7 @@ use devices::virtio::fs::file_server::{
     self, IdMap, Limits, Server, ServerConfig, ServerError, Share,
 };
 use devices::virtio::fs::{Fs, FsConfig, FsConfigError};
+use devices::virtio::net::{self, Filter, Net};
 use devices::virtio::rng::Rng;
 use devices::virtio::transport::mmio::{MMIO_SIZE, QUEUE_NOTIFY_OFFSET, TransportError};
 use devices::virtio::vsock::{Vsock, VsockError, VsockHandle};
@@ -33,6 +34,7 @@ use vmm_api::{BalloonConfig, CachePolicy, GuestExit, LockPolicy, ShareKind, Toke
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 const _: () = assert!(MMIO_DEVICE_SIZE == MMIO_SIZE);
+const _: () = assert!(vmm_api::NET_HEADER_BYTES as usize == net::HEADER_SIZE);
 
 /// Why the devices of a machine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +149,9 @@ pub(super) fn build(
     for (index, disk) in spec.disks.into_iter().enumerate() {
         slots.add("virtio-blk", Box::new(self::disk(disk, index, hook)?))?;
     }
+    for (index, net) in spec.nets.into_iter().enumerate() {
+        slots.add("virtio-net", Box::new(self::net(net, index, hook)?))?;
+    }
     if spec.rng {
         slots.add("virtio-rng", Box::new(Rng::new(shared.clone())))?;
     }
@@ -185,6 +190,15 @@ fn disk(spec: DiskSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Blk, 
         bytes: limit.bytes.map(rate),
     };
     Blk::new(spec, event_loop).map_err(DeviceError::Disk)
+}
+
+/// A network can keep its thread busy: it has one of its own.
+fn net(spec: NetSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Net, DeviceError> {
+    let NetSpec { tap, mac, mtu, sources, metadata } = spec;
+    let event_loop = EventLoop::new(format!("net-{index}"), hook.cloned())
+        .map_err(|source| DeviceError::Host { device: "a network", source })?;
+    let filter = Filter { sources, metadata };
+    Ok(Net::new(net::NetSpec { tap: File::from(tap), mac, mtu, filter }, event_loop))
 }
 
 fn file_system(

@@ -2,10 +2,11 @@
 
 use crate::arch::layout::{DEVICE_IRQS, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use vmm_api::{
-    BalloonConfig, CachePolicy, DiskConfig, FdSlot, FsConfig, LockPolicy, MachineConfig, RateLimit,
-    ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig,
+    BalloonConfig, CachePolicy, DiskConfig, FdSlot, FsConfig, LockPolicy, MIN_MTU, MachineConfig,
+    NetConfig, RateLimit, ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig,
 };
 
 /// Bytes of a sandbox's name: what fits in a log line.
@@ -124,8 +125,22 @@ pub enum SpecError {
         /// Tokens added each second.
         per_second: u64,
     },
+    /// An address that no interface can have.
+    #[error("{mac:02x?} is no address of a network interface; the first byte must be even")]
+    Mac {
+        /// The address.
+        mac: [u8; 6],
+    },
+    /// Packets that are too small.
+    #[error("an MTU of {mtu} bytes is not possible: at least {MIN_MTU}")]
+    Mtu {
+        /// What was asked for.
+        mtu: u16,
+    },
     /// More devices than interrupts.
-    #[error("{count} virtio devices are not possible: at most {MAX_DEVICES}; use fewer disks")]
+    #[error(
+        "{count} virtio devices are not possible: at most {MAX_DEVICES}; use fewer disks or networks"
+    )]
     TooManyDevices {
         /// How many.
         count: usize,
@@ -167,6 +182,8 @@ pub struct DeviceSpecs {
     pub fs: Option<FsSpec>,
     /// Disks in the guest's order.
     pub disks: Vec<DiskSpec>,
+    /// Networks in the guest's order.
+    pub nets: Vec<NetSpec>,
     /// Whether there is an entropy device.
     pub rng: bool,
     /// The balloon, if any.
@@ -223,6 +240,21 @@ pub struct DiskSpec {
     pub rate_limit: Option<RateLimit>,
 }
 
+/// A network.
+#[derive(Debug)]
+pub struct NetSpec {
+    /// The tap.
+    pub tap: OwnedFd,
+    /// The guest's address.
+    pub mac: [u8; 6],
+    /// Bytes of the largest packet.
+    pub mtu: u16,
+    /// Addresses that the guest may send from, if not any.
+    pub sources: Option<Vec<IpAddr>>,
+    /// Whether it may reach 169.254.169.254.
+    pub metadata: bool,
+}
+
 impl MachineSpec {
     /// Checks a configuration and takes the descriptors that came with it, all of them.
     ///
@@ -260,6 +292,11 @@ impl MachineSpec {
                     .into_iter()
                     .map(|disk| DiskSpec::new(disk, &mut fds))
                     .collect::<Result<_, _>>()?,
+                nets: config
+                    .nets
+                    .into_iter()
+                    .map(|net| NetSpec::new(net, &mut fds))
+                    .collect::<Result<_, _>>()?,
                 rng: config.rng,
                 balloon: config.balloon,
             },
@@ -272,8 +309,9 @@ impl MachineSpec {
 
 impl DeviceSpecs {
     fn check_count(&self) -> Result<(), SpecError> {
-        let Self { console: _, vsock, fs, disks, rng, balloon } = self;
+        let Self { console: _, vsock, fs, disks, nets, rng, balloon } = self;
         let count = disks.len()
+            + nets.len()
             + [vsock.is_some(), fs.is_some(), *rng, balloon.is_some()]
                 .map(usize::from)
                 .iter()
@@ -338,6 +376,20 @@ impl DiskSpec {
             }
         }
         Ok(Self { image: fds.take("a disk's image", image)?, read_only, serial, rate_limit })
+    }
+}
+
+impl NetSpec {
+    fn new(config: NetConfig, fds: &mut Fds) -> Result<Self, SpecError> {
+        let NetConfig { tap, mac, mtu, sources, metadata } = config;
+        // The lowest bit of the first byte is that of a group (IEEE 802).
+        if mac == [0; 6] || mac.first().is_none_or(|first| first & 1 != 0) {
+            return Err(SpecError::Mac { mac });
+        }
+        if mtu < MIN_MTU {
+            return Err(SpecError::Mtu { mtu });
+        }
+        Ok(Self { tap: fds.take("the tap of a network", tap)?, mac, mtu, sources, metadata })
     }
 }
 

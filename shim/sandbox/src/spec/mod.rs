@@ -102,6 +102,8 @@ pub struct Plan {
     pub shares: Vec<SharePlan>,
     /// The container.
     pub container: ContainerSpec,
+    /// The host's network namespace that the guest is connected to.
+    pub network: Option<PathBuf>,
     /// The container's cgroup on the host, if it is to have one.
     pub cgroups_path: Option<CgroupsPath>,
     /// Limits of that cgroup that hold for nothing in the guest.
@@ -236,6 +238,7 @@ impl Bundle {
             bundle: self.directory.clone(),
             vm,
             shares,
+            network: linux.own.network,
             cgroups_path: linux.cgroups_path,
             host_limits: resources.host,
             container: ContainerSpec { plan, seccomp: linux.seccomp, terminal, console_size },

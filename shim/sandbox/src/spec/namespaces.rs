@@ -4,6 +4,7 @@
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use agent_protocol::{IdMapping, Namespaces};
+use std::path::PathBuf;
 
 /// Types of namespaces that a container can have.
 pub(super) const KINDS: [&str; 7] = ["pid", "network", "mount", "ipc", "uts", "cgroup", "user"];
@@ -18,14 +19,17 @@ pub(super) struct OwnNamespaces {
     /// Empty without a user namespace.
     pub(super) uid_mappings: Vec<IdMapping>,
     pub(super) gid_mappings: Vec<IdMapping>,
+    /// The host's network namespace that the guest is connected to.
+    pub(super) network: Option<PathBuf>,
 }
 
 /// Reads `linux.namespaces` and the mappings that belong to a user namespace. A container without a
 /// mount namespace would have the guest's, where nobody else looks: it gets its own in any case.
 pub(super) fn read(linux: &Fields<'_>) -> Result<OwnNamespaces, SpecError> {
     let mut kinds: Vec<&str> = Vec::new();
+    let mut network = None;
     for item in linux.items("namespaces")? {
-        let kind = read_kind(&item)?;
+        let kind = read_kind(&item, &mut network)?;
         // config-linux.md: duplicate types must be an error.
         if kinds.contains(&kind) {
             return Err(item.invalid("this type of namespace is given twice"));
@@ -39,11 +43,13 @@ pub(super) fn read(linux: &Fields<'_>) -> Result<OwnNamespaces, SpecError> {
             uts: has("uts"),
             ipc: has("ipc"),
             cgroup: has("cgroup"),
-            network: has("network"),
+            // A network of the host is that of the whole guest.
+            network: has("network") && network.is_none(),
             user: has("user"),
         },
         uid_mappings: read_mappings(linux, "uidMappings", has("user"))?,
         gid_mappings: read_mappings(linux, "gidMappings", has("user"))?,
+        network,
     })
 }
 
@@ -98,7 +104,7 @@ fn overlap(one: &IdMapping, other: &IdMapping) -> bool {
     overlap(one.container_id, other.container_id) || overlap(one.host_id, other.host_id)
 }
 
-fn read_kind<'v>(item: &Node<'v>) -> Result<&'v str, SpecError> {
+fn read_kind<'v>(item: &Node<'v>, network: &mut Option<PathBuf>) -> Result<&'v str, SpecError> {
     let fields = item.fields()?;
     let node = fields.require("type", "the type of a namespace, for example \"pid\"")?;
     let kind = node.text()?;
@@ -110,6 +116,16 @@ fn read_kind<'v>(item: &Node<'v>) -> Result<&'v str, SpecError> {
                 "the types of namespaces are pid, network, mount, ipc, uts, user, cgroup and time",
             ));
         }
+    }
+    if kind == "network" {
+        if let Some(path) = fields.get("path").filter(|path| !path.is_blank()) {
+            let text = path.text()?;
+            if !text.starts_with('/') {
+                return Err(path.invalid("the path of a namespace must be absolute"));
+            }
+            *network = Some(PathBuf::from(text));
+        }
+        return Ok(kind);
     }
     fields.refuse(
         "path",

@@ -193,7 +193,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         ("/linux/namespaces/1", json!({ "type": "pid" }), "linux.namespaces[1] is"),
         (
             "/linux/namespaces/1",
-            json!({ "type": "network", "path": "/run/netns/x" }),
+            json!({ "type": "ipc", "path": "/proc/7/ns/ipc" }),
             "linux.namespaces[1].path is",
         ),
         ("/linux/uidMappings", json!([{}]), "linux.uidMappings is"),

@@ -24,6 +24,7 @@ pub(crate) use survey::{Surveyed, survey};
 
 use crate::container_id::ContainerId;
 use crate::host_cgroup;
+use crate::network;
 use crate::process::ProcessRef;
 use crate::spec::Plan;
 use lock::LOCK_DEADLINE;
@@ -401,6 +402,9 @@ fn recover(path: &Path, id: &ContainerId) -> Result<(), StoreError> {
         }
         if let Some(vmm) = record.vmm {
             vmm.kill();
+        }
+        if let Some(network) = &record.network {
+            network::disconnect(network);
         }
         if let Some(cgroup) = &record.cgroup {
             host_cgroup::remove(cgroup, record.vmm.is_some())

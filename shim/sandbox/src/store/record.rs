@@ -3,6 +3,7 @@
 use crate::boot_record::BootRecord;
 use crate::container_id::ContainerId;
 use crate::host_cgroup::CgroupRecord;
+use crate::network::NetworkRecord;
 use crate::process::ProcessRef;
 use crate::spec::{Hook, Plan};
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,9 @@ pub(crate) struct Record {
     pub(crate) boot: Option<BootRecord>,
     /// The container's cgroup on the host, written down before it is made.
     pub(crate) cgroup: Option<CgroupRecord>,
+    /// The network that is connected, written down before it is.
+    #[serde(default)]
+    pub(crate) network: Option<NetworkRecord>,
     pub(crate) end: Option<End>,
     /// Hooks that `delete` runs.
     pub(crate) after_stop: Vec<Hook>,
@@ -98,6 +102,7 @@ impl Record {
             vmm: None,
             boot: None,
             cgroup: None,
+            network: None,
             end: None,
             after_stop: plan.hooks.after_stop.clone(),
         }

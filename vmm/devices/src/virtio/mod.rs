@@ -9,6 +9,7 @@ pub mod balloon;
 pub mod blk;
 mod device;
 pub mod fs;
+pub mod net;
 pub mod queue;
 pub mod rng;
 mod signal;

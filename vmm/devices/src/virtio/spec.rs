@@ -36,6 +36,8 @@ pub mod interrupt {
 
 /// Device types (§5).
 pub mod device_type {
+    /// Network device.
+    pub const NETWORK: u32 = 1;
     /// Block device.
     pub const BLOCK: u32 = 2;
     /// Entropy device.

@@ -10,10 +10,11 @@ use virtio_queue::{Queue, QueueState};
 use super::balloon::BalloonState;
 use super::blk::BlkState;
 use super::fs::FsState;
+use super::net::NetState;
 use super::vsock::VsockState;
 
 /// The version of everything in this module and of the devices' states.
-pub const STATE_VERSION: u16 = 2;
+pub const STATE_VERSION: u16 = 3;
 
 /// One virtqueue: what the driver has set up, and how far the device has got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +129,8 @@ pub enum DeviceState {
     Blk(BlkState),
     /// The file system device.
     Fs(FsState),
+    /// The network device.
+    Net(NetState),
     /// The socket device.
     Vsock(VsockState),
 }

@@ -29,6 +29,7 @@ fn good() -> MachineConfig {
             shares: vec![share("root", 4)],
         }),
         disks: vec![disk(5)],
+        nets: Vec::new(),
         rng: true,
         balloon: Some(BalloonConfig { free_page_reporting: true }),
     }
@@ -156,4 +157,18 @@ fn checks_a_share_that_comes_later_alike() {
         ShareSpec::new(share("vol", 0), fds(2)).unwrap_err(),
         SpecError::UnusedFds { count: 1 }
     );
+}
+
+#[test]
+fn a_network_needs_an_address_and_room_for_packets() {
+    let with = |mac: [u8; 6], mtu| {
+        let mut config = good();
+        config.nets = vec![NetConfig { tap: FdSlot(6), mac, mtu, sources: None, metadata: false }];
+        MachineSpec::new(config, fds(7)).map(|spec| spec.devices.nets.len())
+    };
+    assert_eq!(with([2, 0, 0, 0, 0, 1], 1500), Ok(1));
+    for mac in [[0; 6], [1, 0, 0, 0, 0, 1], [0xff; 6]] {
+        assert_eq!(with(mac, 1500), Err(SpecError::Mac { mac }));
+    }
+    assert_eq!(with([2, 0, 0, 0, 0, 1], 67), Err(SpecError::Mtu { mtu: 67 }));
 }

@@ -145,10 +145,11 @@ impl Virtqueue {
             .map_err(|source| self.fail(&RingError::Chain { head, source }))
     }
 
-    /// Puts the chain that [`Self::pop`] gave last back, unused: the device has nothing for it
-    /// yet. Not to be called twice in a row, or after the chain was given to [`Self::push`].
-    pub fn unpop(&mut self) {
-        self.ring.set_next_avail(self.ring.next_avail().wrapping_sub(1));
+    /// Puts the `count` chains that [`Self::pop`] gave last back, unused: the device has nothing for
+    /// them yet. None of them, nor any that was popped after them, may have been given to
+    /// [`Self::push`].
+    pub fn unpop(&mut self, count: u16) {
+        self.ring.set_next_avail(self.ring.next_avail().wrapping_sub(count));
     }
 
     /// Whether the driver offers a chain, without taking it. After `false` the driver notifies the

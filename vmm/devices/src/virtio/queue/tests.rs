@@ -203,7 +203,7 @@ fn gives_a_chain_again_after_it_was_put_back() {
     let mut both = both(RING_EVENT_IDX);
     let head = both.driver.add(&[(0x8000, 4, true)]);
     assert!(both.device.pop(&both.memory).unwrap().is_some());
-    both.device.unpop();
+    both.device.unpop(1);
     let chain = both.device.pop(&both.memory).unwrap().unwrap();
     assert_eq!(chain.head(), head);
     assert!(both.device.pop(&both.memory).unwrap().is_none());

@@ -98,7 +98,7 @@ impl VsockWorker {
                 return Err(rx.fail(&PacketError::Buffer { len: chain.writable_len() }));
             }
             let Some(header) = sockets.table.speak(&room, watch) else {
-                rx.unpop();
+                rx.unpop(1);
                 break;
             };
             // The header was seen to fit.

@@ -1,0 +1,246 @@
+//! The network namespace that an engine has prepared, connected to a guest: each Ethernet interface
+//! in it is joined with a tap, whose other end is the guest's interface of the same name.
+//!
+//! ```text
+//!  engine's bridge ── veth | eth0 ⇄ tap | virtio-net ── eth0 of the guest
+//!                          '------------'
+//!                      network namespace: what comes in on one goes out on the other
+//! ```
+//!
+//! The guest's interface has the address, MTU, addresses, routes and permanent neighbours of the
+//! engine's one. The host's own stack in that namespace sees none of the traffic. What is made there
+//! is the tap, which goes with its last descriptor, and a queueing discipline on each of the two.
+
+mod redirect;
+mod scan;
+mod tap;
+
+use agent_protocol::InterfacePlan;
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use scan::Found;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the kernel's answers may take in all.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a guest could not be connected.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The namespace cannot be opened.
+    #[error("the network namespace {} cannot be opened", path.display())]
+    Open {
+        /// Its path.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It is this process's own.
+    #[error(
+        "the network namespace {} is the host's, which a guest must not have: give the container a \
+         namespace of its own",
+        path.display()
+    )]
+    Host {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// It cannot be entered, or its thread not be started.
+    #[error("the network namespace {} cannot be entered", path.display())]
+    Enter {
+        /// Its path.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused a request.
+    #[error("{step}")]
+    Kernel {
+        /// What was asked for.
+        step: String,
+        /// Its answer.
+        #[source]
+        source: rtnetlink::Error,
+    },
+    /// A tap cannot be made.
+    #[error("{step}")]
+    Tap {
+        /// What was asked for.
+        step: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel does not answer.
+    #[error("the kernel has not answered about the network within {PATIENCE:?}")]
+    Silence,
+    /// Something in the namespace that a guest cannot have.
+    #[error("{what} in the network namespace {}: {remedy}", path.display())]
+    Unsupported {
+        /// What.
+        what: String,
+        /// The namespace.
+        path: PathBuf,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+/// An interface of the guest.
+#[derive(Debug)]
+pub(crate) struct Interface {
+    /// The VMM's end.
+    pub(crate) tap: OwnedFd,
+    /// What the guest makes of it.
+    pub(crate) plan: InterfacePlan,
+    /// Addresses that it may send from.
+    pub(crate) sources: Vec<IpAddr>,
+}
+
+/// The interfaces of a namespace, not connected yet.
+#[derive(Debug)]
+pub(crate) struct Network {
+    path: PathBuf,
+    namespace: OwnedFd,
+    found: Vec<Found>,
+}
+
+impl Network {
+    /// Looks at a namespace: every Ethernet interface that is up will be connected.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub(crate) fn look(path: &Path) -> Result<Self, NetworkError> {
+        let namespace = open(path)?;
+        let found = inside(path, &namespace, async {
+            let handle = redirect::handle()?;
+            scan::interfaces(&handle, path).await
+        })?;
+        Ok(Self { path: path.to_owned(), namespace, found })
+    }
+
+    /// What will be changed.
+    pub(crate) fn record(&self) -> NetworkRecord {
+        let interfaces = self.found.iter().map(|found| found.index).collect();
+        NetworkRecord { namespace: self.path.clone(), interfaces }
+    }
+
+    /// Connects them.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; nothing is left in the namespace.
+    pub(crate) fn connect(self) -> Result<Vec<Interface>, NetworkError> {
+        let Self { path, namespace, found } = self;
+        inside(&path, &namespace, async {
+            let handle = redirect::handle()?;
+            let (mut connected, mut joined) = (Vec::new(), Vec::new());
+            for found in found {
+                let index = found.index;
+                match redirect::join(&handle, found).await {
+                    Ok(interface) => connected.push(interface),
+                    Err(error) => {
+                        redirect::leave(&handle, &joined).await;
+                        return Err(error);
+                    }
+                }
+                joined.push(index);
+            }
+            Ok(connected)
+        })
+    }
+}
+
+/// What is written down of a network before it is connected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetworkRecord {
+    /// The namespace.
+    pub(crate) namespace: PathBuf,
+    /// Numbers of the interfaces in it that are changed.
+    pub(crate) interfaces: Vec<u32>,
+}
+
+/// A connected network, which is taken apart when it is dropped.
+#[derive(Debug)]
+pub(crate) struct HostNetwork {
+    record: NetworkRecord,
+}
+
+impl HostNetwork {
+    pub(crate) fn new(record: NetworkRecord) -> Self {
+        Self { record }
+    }
+}
+
+impl Drop for HostNetwork {
+    fn drop(&mut self) {
+        disconnect(&self.record);
+    }
+}
+
+/// Takes what [`Network::connect`] has made off the engine's interfaces. A namespace that is gone has
+/// taken it along.
+pub(crate) fn disconnect(NetworkRecord { namespace: path, interfaces }: &NetworkRecord) {
+    let outcome = open(path).and_then(|namespace| {
+        inside(path, &namespace, async {
+            let handle = redirect::handle()?;
+            redirect::leave(&handle, interfaces).await;
+            Ok(())
+        })
+    });
+    match outcome {
+        Ok(()) | Err(NetworkError::Open { .. }) => {}
+        Err(error) => tracing::warn!("{}", crate::text::chain(&error)),
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, NetworkError> {
+    let open =
+        |path: &Path| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let failed = |source: rustix::io::Errno| NetworkError::Open {
+        path: path.to_owned(),
+        source: source.into(),
+    };
+    let namespace = open(path).map_err(failed)?;
+    let own = open(Path::new("/proc/self/ns/net")).map_err(failed)?;
+    let identity = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    if identity(&namespace).map_err(failed)? == identity(&own).map_err(failed)? {
+        return Err(NetworkError::Host { path: path.to_owned() });
+    }
+    Ok(namespace)
+}
+
+/// Does `work` on a thread that is in the namespace, and nothing else: other threads stay where they
+/// are.
+fn inside<T: Send>(
+    path: &Path,
+    namespace: &OwnedFd,
+    work: impl Future<Output = Result<T, NetworkError>> + Send,
+) -> Result<T, NetworkError> {
+    let failed = |source: io::Error| NetworkError::Enter { path: path.to_owned(), source };
+    std::thread::scope(|scope| {
+        let thread =
+            std::thread::Builder::new().name("network".to_owned()).spawn_scoped(scope, || {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                    .map_err(|errno| failed(errno.into()))?;
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .map_err(failed)?;
+                runtime.block_on(async {
+                    tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(NetworkError::Silence))
+                })
+            });
+        let ended = thread.map_err(failed)?.join();
+        ended.unwrap_or_else(|_| Err(failed(io::Error::other("its thread has panicked"))))
+    })
+}
+
+#[cfg(test)]
+mod tests;

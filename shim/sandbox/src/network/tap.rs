@@ -1,0 +1,55 @@
+//! Taps (`Documentation/networking/tuntap.rst` of Linux).
+#![expect(unsafe_code, reason = "the ioctls of /dev/net/tun have no safe wrapper")]
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use vmm_api::NET_HEADER_BYTES;
+
+const TUN: &str = "/dev/net/tun";
+/// Whoever reads makes the checksums, and takes TCP segments larger than a packet.
+const OFFLOADS: libc::c_ulong = (libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6) as _;
+
+/// Makes a tap in the calling thread's network namespace, as a VMM needs it. The kernel finds a name
+/// with `prefix`; its number is returned, too.
+pub(super) fn make(prefix: &str) -> io::Result<(OwnedFd, u32)> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let tap = rustix::fs::open(TUN, flags, Mode::empty())?;
+    // SAFETY: all of it may be zero.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let name = format!("{prefix}%d");
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()).take(libc::IFNAMSIZ - 1) {
+        *to = from.cast_signed();
+    }
+    let kind = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = i16::try_from(kind).map_err(io::Error::other)?;
+    let fd = tap.as_raw_fd();
+    // SAFETY: the kernel reads and writes the structure that this request takes.
+    checked(unsafe { libc::ioctl(fd, libc::TUNSETIFF, &raw mut request) })?;
+    let size = libc::c_int::from(NET_HEADER_BYTES);
+    // SAFETY: the kernel reads a number.
+    checked(unsafe { libc::ioctl(fd, libc::TUNSETVNETHDRSZ, &raw const size) })?;
+    // SAFETY: takes a number and no pointer.
+    checked(unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD, OFFLOADS) })?;
+    let name: Vec<u8> = request
+        .ifr_name
+        .iter()
+        .take_while(|byte| **byte != 0)
+        .map(|byte| byte.cast_unsigned())
+        .collect();
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: the kernel reads a string that ends.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok((tap, index)),
+    }
+}
+
+fn checked(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(Errno::from_raw_os_error(errno()).into()) } else { Ok(()) }
+}
+
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}

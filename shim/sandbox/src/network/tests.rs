@@ -1,0 +1,167 @@
+//! In network namespaces of this machine; needs root and iproute2.
+
+use super::*;
+use agent_protocol::Address;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::Command;
+
+#[test]
+fn the_hosts_namespace_is_refused() {
+    let error = Network::look(Path::new("/proc/self/ns/net")).unwrap_err();
+    assert!(matches!(error, NetworkError::Host { .. }), "{error}");
+    let error = Network::look(Path::new("/no/such/namespace")).unwrap_err();
+    assert!(matches!(error, NetworkError::Open { .. }), "{error}");
+    disconnect(&NetworkRecord { namespace: "/no/such/namespace".into(), interfaces: vec![1] });
+}
+
+/// A namespace as an engine prepares it, with its peer in another one; gone with the value.
+struct Stage {
+    names: [String; 2],
+}
+
+impl Stage {
+    /// `None` without root.
+    fn new(name: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: this test needs root");
+            return None;
+        }
+        let id = std::process::id();
+        let stage = Self { names: [format!("rf-{name}-{id}"), format!("rf-{name}-{id}-peer")] };
+        for name in &stage.names {
+            run(&["netns", "add", name]);
+        }
+        let [inside, peer] = &stage.names;
+        run(&[
+            "-n", peer, "link", "add", "v0", "type", "veth", "peer", "name", "eth0", "netns",
+            inside,
+        ]);
+        run(&["-n", peer, "link", "set", "v0", "up"]);
+        stage.inside(&["link", "set", "eth0", "mtu", "1400", "up"]);
+        stage.inside(&["link", "set", "lo", "up"]);
+        Some(stage)
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.names[0])
+    }
+
+    fn inside(&self, words: &[&str]) -> String {
+        run(&[&["-n", &self.names[0]], words].concat())
+    }
+
+    /// Queues and interfaces, without counters.
+    fn shown(&self) -> String {
+        let words = ["netns", "exec", &self.names[0], "tc", "qdisc", "show"];
+        format!("{}{}", run(&words), self.inside(&["-br", "link"]))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+fn run(words: &[&str]) -> String {
+    let output = Command::new("ip").args(words).output().expect("iproute2 is installed");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {words:?}: {error}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn an_interface_is_found_with_all_that_it_has() {
+    let Some(stage) = Stage::new("look") else { return };
+    stage.inside(&["addr", "add", "10.77.0.2/24", "broadcast", "10.77.0.255", "dev", "eth0"]);
+    stage.inside(&["addr", "add", "fd77::2/64", "dev", "eth0", "nodad"]);
+    stage.inside(&["route", "add", "10.99.0.1", "dev", "eth0"]);
+    stage.inside(&["route", "add", "default", "via", "10.99.0.1", "metric", "7"]);
+    stage.inside(&["-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0"]);
+    let neighbour = ["neigh", "add", "10.77.0.9", "lladdr", "02:00:00:00:00:09", "dev", "eth0"];
+    stage.inside(&neighbour);
+    let network = Network::look(&stage.path()).unwrap();
+    assert_eq!(network.found.len(), 1);
+    let Found { plan, sources, .. } = &network.found[0];
+    assert_eq!((plan.name.as_str(), plan.mtu), ("eth0", 1400));
+    assert_eq!(sources.len(), 2);
+    let addresses: Vec<_> = plan.addresses.iter().map(|plan| (plan.address, plan.prefix)).collect();
+    assert!(addresses.contains(&(Address::V4([10, 77, 0, 2]), 24)), "{addresses:?}");
+    let gateways: Vec<_> = plan.routes.iter().map(|route| route.gateway).collect();
+    let link_local = Address::V6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    // What has no gateway comes first.
+    assert_eq!(gateways[0], None);
+    assert!(gateways.contains(&Some(Address::V4([10, 99, 0, 1]))), "{gateways:?}");
+    assert!(gateways.contains(&Some(link_local)), "{gateways:?}");
+    assert_eq!(plan.neighbours[0].mac, [2, 0, 0, 0, 0, 9]);
+}
+
+#[test]
+fn frames_go_both_ways_and_nothing_is_left() {
+    let Some(stage) = Stage::new("join") else { return };
+    let before = stage.shown();
+    let network = Network::look(&stage.path()).unwrap();
+    let record = network.record();
+    let mut interfaces = network.connect().unwrap();
+    assert_ne!(stage.shown(), before);
+    let interface = interfaces.remove(0);
+    let mut tap = File::from(interface.tap);
+
+    // A frame of the guest comes out at the peer.
+    let peer = stage.names[1].clone();
+    let count = || {
+        let statistics = run(&["-n", &peer, "-s", "link", "show", "v0"]);
+        let received = statistics.lines().skip_while(|line| !line.contains("RX:")).nth(1).unwrap();
+        received.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let received = count();
+    let frame = [&[0; 12][..], &[0xff; 6], &interface.plan.mac, &[0x88, 0xb5], &[7; 50]].concat();
+    for _ in 0..10 {
+        assert_eq!(tap.write(&frame).unwrap(), frame.len());
+    }
+    assert!(count() >= received + 10);
+
+    // A frame of the peer comes in: it asks for an address that nobody has.
+    run(&["-n", &peer, "addr", "add", "10.77.0.1/24", "dev", "v0"]);
+    let path = Path::new("/run/netns").join(&peer);
+    let namespace = open(&path).unwrap();
+    let sent = inside(&path, &namespace, async {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        Ok(socket.send_to(b"hello", "10.77.0.2:9").unwrap())
+    });
+    sent.unwrap();
+    let mut bytes = [0; 2048];
+    let is_question = |bytes: &[u8]| bytes.get(24..26) == Some(&[8, 6]);
+    let mut found = false;
+    while let Ok(length) = tap.read(&mut bytes) {
+        found |= is_question(&bytes[..length]);
+    }
+    assert!(found, "no question for the address came to the tap");
+
+    drop(tap);
+    disconnect(&record);
+    assert_eq!(stage.shown(), before);
+    // Once more, as after a crash: it is no error.
+    disconnect(&record);
+}
+
+#[test]
+fn what_cannot_be_connected_leaves_everything_as_it_was() {
+    let Some(stage) = Stage::new("busy") else { return };
+    let queue = ["netns", "exec", &stage.names[0], "tc", "qdisc", "add", "dev", "eth0", "ingress"];
+    // Somebody else's queue is in the way: from the first look on, or put there after it.
+    run(&queue);
+    let before = stage.shown();
+    let error = Network::look(&stage.path()).unwrap_err();
+    assert!(error.to_string().contains("eth0"), "{error}");
+    let del = ["netns", "exec", &stage.names[0], "tc", "qdisc", "del", "dev", "eth0", "ingress"];
+    run(&del);
+    let network = Network::look(&stage.path()).unwrap();
+    run(&queue);
+    let error = network.connect().unwrap_err();
+    assert!(error.to_string().contains("eth0"), "{error}");
+    assert_eq!(stage.shown(), before);
+}

@@ -1,0 +1,64 @@
+//! The network device (VIRTIO 1.2 §5.1) over a tap of the host.
+//!
+//! ```text
+//!  driver ── transmit queue ──> filter ──> tap     the guest's frames
+//!  driver <── receive queue ──────────── tap       frames for the guest
+//! ```
+//!
+//! Each frame passes through memory of the device: the filter must see what is sent, and the guest
+//! can change its own memory at any time. Frames carry the header of §5.1.6 in both directions, which
+//! is that of the tap; segmentation and checksums are left to the host and to the guest where both
+//! can do that.
+
+mod device;
+mod filter;
+mod state;
+mod worker;
+
+pub use device::{Net, NetSpec};
+pub use filter::Filter;
+pub use state::NetState;
+
+/// Frames for the guest.
+const RECEIVE_QUEUE: u16 = 0;
+
+/// Frames of the guest.
+const TRANSMIT_QUEUE: u16 = 1;
+
+/// Descriptors of each queue.
+const QUEUE_SIZE: u16 = 256;
+
+/// Bytes of the header before each frame (§5.1.6), `VIRTIO_NET_F_MRG_RXBUF` or not; what the tap has to
+/// be set to (TUNSETVNETHDRSZ).
+pub const HEADER_SIZE: usize = 12;
+
+/// Bytes of the largest frame: an IP packet of 65,535 bytes behind an Ethernet header with a tag.
+const MAX_FRAME: usize = 65_535 + ETHERNET_HEADER + 4;
+
+/// Two addresses and a type.
+const ETHERNET_HEADER: usize = 14;
+
+/// Feature bits of the device (§5.1.3), as masks.
+mod feature {
+    /// The device takes frames without a checksum.
+    pub(super) const CSUM: u64 = 1 << 0;
+    /// The driver takes frames without a checksum.
+    pub(super) const GUEST_CSUM: u64 = 1 << 1;
+    /// The device says how large packets may be.
+    pub(super) const MTU: u64 = 1 << 3;
+    /// The device has an address.
+    pub(super) const MAC: u64 = 1 << 5;
+    /// The driver takes TCP segments larger than a packet, over IPv4.
+    pub(super) const GUEST_TSO4: u64 = 1 << 7;
+    /// The same over IPv6.
+    pub(super) const GUEST_TSO6: u64 = 1 << 8;
+    /// The device takes TCP segments larger than a packet, over IPv4.
+    pub(super) const HOST_TSO4: u64 = 1 << 11;
+    /// The same over IPv6.
+    pub(super) const HOST_TSO6: u64 = 1 << 12;
+    /// A frame for the guest may lie in several buffers.
+    pub(super) const MRG_RXBUF: u64 = 1 << 15;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use super::*;
+use crate::event_loop::EventLoop;
+use crate::testing::Driver;
+use crate::virtio::spec::feature::VERSION_1;
+use crate::virtio::state::DeviceState;
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
+
+/// A device whose tap is one end of a pair of sockets, which keep frames apart as a tap does.
+fn start(features: u64, filter: Filter) -> (Driver, UnixDatagram) {
+    let (tap, host) = UnixDatagram::pair().unwrap();
+    tap.set_nonblocking(true).unwrap();
+    host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let spec = NetSpec { tap: File::from(OwnedFd::from(tap)), mac: MAC, mtu: 1400, filter };
+    let event_loop = EventLoop::new("net-test", None).unwrap();
+    let mut driver = Driver::new(Box::new(Net::new(spec, event_loop)));
+    driver.start(features, 64);
+    (driver, host)
+}
+
+/// A frame of `length` bytes with its header.
+fn frame(source: [u8; 6], length: usize) -> Vec<u8> {
+    let mut frame = vec![0; HEADER_SIZE];
+    frame.extend([0xff; 6]);
+    frame.extend(source);
+    frame.extend([0x88, 0xb5]);
+    frame.extend((0..length - ETHERNET_HEADER).map(|byte| u8::try_from(byte % 251).unwrap()));
+    frame
+}
+
+fn receive(host: &UnixDatagram) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 17];
+    let count = host.recv(&mut bytes).unwrap();
+    bytes.truncate(count);
+    bytes
+}
+
+fn length(written: u32) -> usize {
+    usize::try_from(written).unwrap()
+}
+
+/// Offers buffers for frames of the host.
+fn offer(driver: &mut Driver, count: usize, size: u32) -> Vec<u64> {
+    let buffers: Vec<u64> = (0..count).map(|_| driver.allocate(size.into())).collect();
+    for buffer in &buffers {
+        driver.queues[0].add(&[(*buffer, size, true)]);
+    }
+    driver.kick(0);
+    buffers
+}
+
+#[test]
+fn has_the_address_and_the_size_of_packets() {
+    let (driver, _host) = start(u64::MAX, Filter::default());
+    assert_eq!(driver.read(0x100).to_le_bytes(), MAC[..4]);
+    assert_eq!(driver.read(0x104).to_le_bytes()[..2], MAC[4..]);
+    assert_eq!(driver.read(0x108) >> 16, 1400);
+}
+
+#[test]
+fn sends_whole_frames_whatever_the_buffers_are() {
+    let (mut driver, host) = start(u64::MAX, Filter::default());
+    for length in [14, 60, 1514, 65_000] {
+        let sent = frame(MAC, length);
+        driver.request(1, &[&sent[..5], &sent[5..20], &sent[20..]], &[]);
+        assert_eq!(receive(&host), sent);
+    }
+}
+
+#[test]
+fn what_is_no_frame_or_not_allowed_is_dropped_and_given_back() {
+    let filter = Filter { sources: Some(vec![OWN.into()]), metadata: false };
+    let (mut driver, host) = start(u64::MAX, filter);
+    driver.request(1, &[&[0; 25]], &[]);
+    driver.request(1, &[&vec![0; HEADER_SIZE + MAX_FRAME + 1]], &[]);
+    driver.request(1, &[&frame([2, 0, 0, 0, 0, 8], 60)], &[]);
+    driver.request(1, &[], &[100]);
+    let mut own = frame(MAC, 60);
+    own.splice(HEADER_SIZE + 12..HEADER_SIZE + 14, [8, 0]);
+    own.splice(HEADER_SIZE + 26..HEADER_SIZE + 30, OWN.octets());
+    driver.request(1, &[&own], &[]);
+    // The first that arrives is the last.
+    assert_eq!(receive(&host), own);
+    assert!(driver.faults.lines().is_empty());
+}
+
+#[test]
+fn a_frame_for_the_guest_is_spread_over_its_buffers() {
+    let (mut driver, host) = start(u64::MAX, Filter::default());
+    let sent = frame([0; 6], 3500);
+    // It comes before there is room for it, and when there is not enough.
+    host.send(&sent).unwrap();
+    let mut buffers = offer(&mut driver, 2, 1500);
+    buffers.extend(offer(&mut driver, 2, 1500));
+    let mut got = Vec::new();
+    for _ in 0..3 {
+        let (head, written) = driver.wait_used(0);
+        let buffer = buffers[usize::from(head)];
+        got.extend(driver.bytes(buffer, length(written)));
+    }
+    let mut expected = sent;
+    expected[10] = 3;
+    assert_eq!(got, expected);
+    // The fourth is free for the next one.
+    host.send(&frame([1; 6], 60)).unwrap();
+    let (_, written) = driver.wait_used(0);
+    assert_eq!(written, 72);
+}
+
+#[test]
+fn a_driver_without_merged_buffers_gets_frames_that_fit_one() {
+    let (mut driver, host) = start(VERSION_1, Filter::default());
+    let buffers = offer(&mut driver, 2, 1526);
+    host.send(&frame([1; 6], 3000)).unwrap();
+    // It has not taken frames without a checksum, or larger than a packet, either.
+    for byte in [0, 1] {
+        let mut unfinished = frame([2; 6], 100);
+        unfinished[byte] = 1;
+        host.send(&unfinished).unwrap();
+    }
+    host.send(&frame([3; 6], 1514)).unwrap();
+    let (head, written) = driver.wait_used(0);
+    let got = driver.bytes(buffers[usize::from(head)], length(written));
+    assert_eq!((got[10], got[18]), (1, 3));
+    assert_eq!(written, 1526);
+}
+
+#[test]
+fn a_tap_that_takes_nothing_now_gets_every_frame_later() {
+    let (mut driver, host) = start(u64::MAX, Filter::default());
+    // More than the socket's queue holds.
+    let buffer = driver.buffer(&frame(MAC, 88));
+    for _ in 0..40 {
+        driver.queues[1].add(&[(buffer, 100, false)]);
+    }
+    driver.kick(1);
+    for _ in 0..40 {
+        assert_eq!(receive(&host).len(), 100);
+    }
+    for _ in 0..40 {
+        driver.wait_used(1);
+    }
+}
+
+#[test]
+fn a_malformed_chain_latches_the_device() {
+    let (mut driver, _host) = start(u64::MAX, Filter::default());
+    driver.queues[1].add(&[(u64::MAX - 3, 16, false)]);
+    driver.kick(1);
+    driver.wait_needs_reset();
+    assert_eq!(driver.faults.lines().len(), 1);
+}
+
+#[test]
+fn is_saved_with_its_address() {
+    let (driver, _host) = start(u64::MAX, Filter::default());
+    driver.transport.pause();
+    let state = driver.transport.save();
+    assert_eq!(state.device, DeviceState::Net(NetState { mac: MAC, mtu: 1400 }));
+}

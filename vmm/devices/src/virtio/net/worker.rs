@@ -1,0 +1,223 @@
+//! The worker side: frames in both directions, one after the other.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use vmm_sys_util::epoll::EventSet;
+
+use super::filter::Filter;
+use super::{ETHERNET_HEADER, HEADER_SIZE, MAX_FRAME};
+use crate::event_loop::{Watch, Worker};
+use crate::memory::GuestRam;
+use crate::virtio::{Chain, QueueFailed, Virtqueue};
+
+/// Frames of one direction before the other, or another device, gets its turn.
+const BUDGET: u16 = 64;
+
+/// Buffers that one frame may be spread over: Linux gives such of 1.5 KiB and more.
+const MAX_BUFFERS: usize = 64;
+
+/// Where the header says how many buffers a frame takes.
+const NUM_BUFFERS: std::ops::Range<usize> = 10..12;
+
+/// Flag of the header: the checksum is still to be made.
+const NEEDS_CSUM: u8 = 1;
+
+const RECEIVE: u32 = 0;
+const TRANSMIT: u32 = 1;
+const TAP: u32 = 2;
+
+/// What the driver takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Accepted {
+    /// A frame in several buffers.
+    pub(super) merged: bool,
+    /// A frame without a checksum.
+    pub(super) unfinished: bool,
+    /// A frame that is larger than a packet.
+    pub(super) segments: bool,
+}
+
+pub(super) struct NetWorker {
+    receive: Virtqueue,
+    transmit: Virtqueue,
+    memory: Arc<GuestRam>,
+    tap: Arc<File>,
+    mac: [u8; 6],
+    filter: Filter,
+    accepted: Accepted,
+    /// A frame of the tap with its header.
+    incoming: Vec<u8>,
+    /// Bytes of it that wait for buffers of the driver; 0 if there is none.
+    waiting: usize,
+    /// A frame of the guest with its header.
+    outgoing: Vec<u8>,
+}
+
+impl NetWorker {
+    pub(super) fn new(
+        (receive, transmit): (Virtqueue, Virtqueue),
+        memory: Arc<GuestRam>,
+        tap: Arc<File>,
+        (mac, filter): ([u8; 6], Filter),
+        accepted: Accepted,
+    ) -> Self {
+        let buffer = || vec![0; HEADER_SIZE + MAX_FRAME];
+        let (incoming, outgoing) = (buffer(), Vec::new());
+        Self {
+            receive,
+            transmit,
+            memory,
+            tap,
+            mac,
+            filter,
+            accepted,
+            incoming,
+            waiting: 0,
+            outgoing,
+        }
+    }
+
+    pub(super) fn into_queues(self) -> [Virtqueue; 2] {
+        [self.receive, self.transmit]
+    }
+
+    /// Takes frames from the tap for as long as the driver has buffers.
+    fn serve_receive(&mut self) -> Result<(), QueueFailed> {
+        for _ in 0..BUDGET {
+            if self.waiting == 0 {
+                match (&*self.tap).read(&mut self.incoming) {
+                    Ok(count) if self.takes(count) => self.waiting = count,
+                    Ok(_) => continue,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    // Nothing is there; or the interface is down or gone, and the network with it.
+                    Err(_) => return self.receive.notify(&self.memory),
+                }
+            }
+            if !self.deliver()? {
+                // The driver notifies the queue when it has buffers again.
+                return self.receive.notify(&self.memory);
+            }
+            self.waiting = 0;
+        }
+        self.receive.notify(&self.memory)?;
+        self.receive.rekick();
+        Ok(())
+    }
+
+    /// Whether the driver can do something with the frame that was read.
+    fn takes(&self, count: usize) -> bool {
+        let header = self.incoming.get(..count).and_then(|frame| frame.first_chunk::<2>());
+        let Some([flags, segments]) = header else { return false };
+        count >= HEADER_SIZE + ETHERNET_HEADER
+            && (self.accepted.unfinished || flags & NEEDS_CSUM == 0)
+            && (self.accepted.segments || *segments == 0)
+    }
+
+    /// Gives the frame that waits to the driver; `false` if there are not enough buffers yet.
+    fn deliver(&mut self) -> Result<bool, QueueFailed> {
+        let most = if self.accepted.merged { MAX_BUFFERS } else { 1 };
+        let mut chains: Vec<Chain<'_>> = Vec::new();
+        let mut space = 0usize;
+        while space < self.waiting {
+            if chains.len() == most {
+                // It is too large for what the driver has given: it is lost, and the buffers stay.
+                self.receive.unpop(count(&chains));
+                return Ok(true);
+            }
+            match self.receive.pop(&self.memory)? {
+                Some(chain) => {
+                    space = space.saturating_add(writable(&chain));
+                    chains.push(chain);
+                }
+                None => {
+                    self.receive.unpop(count(&chains));
+                    return Ok(false);
+                }
+            }
+        }
+        if let Some(place) = self.incoming.get_mut(NUM_BUFFERS) {
+            place.copy_from_slice(&count(&chains).to_le_bytes());
+        }
+        let mut rest = self.incoming.get(..self.waiting).unwrap_or_default();
+        for chain in chains {
+            let (part, behind) = rest.split_at(rest.len().min(writable(&chain)));
+            rest = behind;
+            let mut writer = chain.writer();
+            // It has as much room as was counted.
+            let _ = writer.write_all(part);
+            let (head, written) = (chain.head(), writer.written());
+            self.receive.push(&self.memory, head, written)?;
+        }
+        Ok(true)
+    }
+
+    /// Sends what the guest has for the tap.
+    fn serve_transmit(&mut self) -> Result<(), QueueFailed> {
+        for _ in 0..BUDGET {
+            let Some(chain) = self.transmit.pop(&self.memory)? else {
+                return self.transmit.notify(&self.memory);
+            };
+            if take(&chain, &mut self.outgoing)
+                && self
+                    .outgoing
+                    .get(HEADER_SIZE..)
+                    .is_some_and(|frame| self.filter.allows(self.mac, frame))
+            {
+                match (&*self.tap).write(&self.outgoing) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        // The tap says when it takes more.
+                        self.transmit.unpop(1);
+                        return self.transmit.notify(&self.memory);
+                    }
+                    // A frame that the host refuses is lost, as on any network.
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            self.transmit.push(&self.memory, chain.head(), 0)?;
+        }
+        self.transmit.notify(&self.memory)?;
+        self.transmit.rekick();
+        Ok(())
+    }
+}
+
+/// Copies the guest's frame; `false` if it is none.
+fn take(chain: &Chain<'_>, frame: &mut Vec<u8>) -> bool {
+    let Ok(length) = usize::try_from(chain.readable_len()) else { return false };
+    if !(HEADER_SIZE + ETHERNET_HEADER..=HEADER_SIZE + MAX_FRAME).contains(&length) {
+        return false;
+    }
+    frame.resize(length, 0);
+    chain.reader().read_exact(frame).is_ok()
+}
+
+fn writable(chain: &Chain<'_>) -> usize {
+    usize::try_from(chain.writable_len()).unwrap_or(usize::MAX)
+}
+
+/// At most [`MAX_BUFFERS`].
+fn count(chains: &[Chain<'_>]) -> u16 {
+    u16::try_from(chains.len()).unwrap_or(u16::MAX)
+}
+
+impl Worker for NetWorker {
+    fn start(&mut self, watch: &mut Watch<'_>) -> io::Result<()> {
+        let kick = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        watch.add(self.receive.kick(), RECEIVE, kick)?;
+        watch.add(self.transmit.kick(), TRANSMIT, kick)?;
+        let both = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
+        watch.add(&*self.tap, TAP, both)
+    }
+
+    fn ready(&mut self, token: u32, events: EventSet, _watch: &mut Watch<'_>) {
+        // A failure has been reported and latched.
+        if token == RECEIVE || (token == TAP && events.contains(EventSet::IN)) {
+            let _ = self.serve_receive();
+        }
+        if token == TRANSMIT || (token == TAP && events.contains(EventSet::OUT)) {
+            let _ = self.serve_transmit();
+        }
+    }
+}
