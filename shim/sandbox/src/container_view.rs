@@ -170,25 +170,44 @@ fn make_read_only(path: &Path) -> Result<(), Errno> {
     mount_remount(path, flags, c"")
 }
 
+/// What the process's first thread can be asked for.
+#[derive(Debug)]
+enum Wish {
+    Show(View),
+    SeparateNetwork,
+}
+
 /// The end of the thread that works.
 #[derive(Debug)]
-pub(crate) struct Figurehead(SyncSender<(View, SyncSender<Result<(), Errno>>)>);
+pub(crate) struct Figurehead(SyncSender<(Wish, SyncSender<Result<(), Errno>>)>);
 
 impl Figurehead {
     /// Has the process's first thread show this. If it cannot, that is told: who enters the namespace
     /// then finds the host's root.
     pub(crate) fn show(&self, view: View) {
-        let (answer, answered) = sync_channel(1);
-        let shown = match self.0.send((view, answer)) {
-            Ok(()) => answered.recv().unwrap_or(Err(Errno::SRCH)),
-            Err(_) => Err(Errno::SRCH),
-        };
-        if let Err(errno) = shown {
+        if let Err(errno) = self.ask(Wish::Show(view)) {
             tracing::warn!(
                 "the mount namespace of the container's process is the host's ({errno}): what enters \
                  it, as \"podman cp\" does, finds the host's files and not the container's"
             );
         }
+    }
+
+    /// Gives the process's first thread an empty network namespace: hooks of an engine put the
+    /// container's interfaces into that of the container's process, which must never be the host's.
+    /// Returns its path.
+    ///
+    /// # Errors
+    /// That of unshare(2).
+    pub(crate) fn separate_network(&self) -> Result<PathBuf, Errno> {
+        self.ask(Wish::SeparateNetwork)?;
+        Ok(PathBuf::from(format!("/proc/{}/ns/net", std::process::id())))
+    }
+
+    fn ask(&self, wish: Wish) -> Result<(), Errno> {
+        let (answer, answered) = sync_channel(1);
+        self.0.send((wish, answer)).map_err(|_| Errno::SRCH)?;
+        answered.recv().unwrap_or(Err(Errno::SRCH))
     }
 }
 
@@ -225,10 +244,15 @@ pub(crate) fn behind_figurehead<T: Send>(
 }
 
 /// Until the work has ended.
-fn stand(receiver: &Receiver<(View, SyncSender<Result<(), Errno>>)>) {
-    while let Ok((view, answer)) = receiver.recv() {
+fn stand(receiver: &Receiver<(Wish, SyncSender<Result<(), Errno>>)>) {
+    while let Ok((wish, answer)) = receiver.recv() {
+        let done = match wish {
+            Wish::Show(view) => view.enter(),
+            // SAFETY: a thread's network namespace is its own; sockets that exist stay where they are.
+            Wish::SeparateNetwork => unsafe { unshare_unsafe(UnshareFlags::NEWNET) },
+        };
         // Whoever asks waits for it.
-        let _ = answer.send(view.enter());
+        let _ = answer.send(done);
     }
 }
 

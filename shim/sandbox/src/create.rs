@@ -153,7 +153,7 @@ pub(crate) fn prepare(
     let console = state.console()?;
     let cgroup = enter_cgroup(&mut state, &plan)?;
     let (network, interfaces) = match &plan.network {
-        Some(namespace) => connect_network(&mut state, namespace)?,
+        Some(namespace) => connect_network(&mut state, namespace, true)?,
         None => (None, Vec::new()),
     };
     Ok(Prepared {
@@ -179,17 +179,21 @@ pub(crate) fn prepare(
     })
 }
 
-/// Connects the interfaces that an engine has put into a network namespace.
+/// Connects the interfaces that an engine has put into a network namespace. With `journal` that is
+/// written down before: the namespace outlives this process.
 fn connect_network(
     state: &mut StateDir,
     namespace: &Path,
+    journal: bool,
 ) -> Result<(Option<HostNetwork>, Vec<Interface>), SandboxError> {
     let network = Network::look(namespace)?;
     let record = network.record();
     if record.interfaces.is_empty() {
         return Ok((None, Vec::new()));
     }
-    state.change(|state| state.network = Some(record.clone()))?;
+    if journal {
+        state.change(|state| state.network = Some(record.clone()))?;
+    }
     let interfaces = network.connect()?;
     Ok((Some(HostNetwork::new(record)), interfaces))
 }
@@ -243,6 +247,25 @@ fn single_files(shares: &[OpenShare]) -> Vec<String> {
 }
 
 impl Prepared {
+    /// Whether the container's network is what hooks make it.
+    pub(crate) fn network_is_of_hooks(&self) -> bool {
+        self.container.has_own_network() && !self.hooks.before_create.is_empty()
+    }
+
+    /// Runs the hooks that come before the container is made, before its machine is made, too, and
+    /// connects the interfaces that they have put into `namespace`, that of the container's process
+    /// on the host.
+    pub(crate) async fn run_hooks_first(&mut self, namespace: &Path) -> Result<(), SandboxError> {
+        let before_create = std::mem::take(&mut self.hooks.before_create);
+        hooks::run(&before_create, &self.hook_state).await?;
+        let (network, interfaces) = connect_network(&mut self.state, namespace, false)?;
+        if !interfaces.is_empty() {
+            self.container.share_network();
+        }
+        (self.network, self.files.interfaces) = (network, interfaces);
+        Ok(())
+    }
+
     /// Starts the machine and waits until its agent is ready.
     pub(crate) async fn boot(
         mut self,

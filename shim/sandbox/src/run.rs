@@ -114,11 +114,9 @@ fn live(
         .build()
         .map_err(SandboxError::Events)?;
     let mut timeline = Timeline::new(options.began_ns);
-    let view = figurehead.and_then(|figurehead| {
-        let view = View::new(&plan.shares, plan.container.mounts())?;
-        Some(move || figurehead.show(view))
-    });
-    let run = run_plan(&id, plan, (&options, &parts), role, view, &mut timeline);
+    let view = View::new(&plan.shares, plan.container.mounts());
+    let stand_in = StandIn { figurehead, view };
+    let run = run_plan(&id, plan, (&options, &parts), role, stand_in, &mut timeline);
     let result = runtime.block_on(run);
     timeline.mark(Moment::Gone);
     // A thread may still wait for the caller's input: nobody waits for it.
@@ -145,12 +143,18 @@ fn absolute(option: &'static str, path: &Path) -> Result<PathBuf, SandboxError> 
     })
 }
 
+/// What stands for the container in the host's namespaces, if something does.
+struct StandIn<'f> {
+    figurehead: Option<&'f Figurehead>,
+    view: Option<View>,
+}
+
 async fn run_plan(
     id: &ContainerId,
     plan: Plan,
     (options, parts): (&RunOptions, &Parts),
     role: &mut Option<Role>,
-    show_view: Option<impl FnOnce()>,
+    stand_in: StandIn<'_>,
     timeline: &mut Timeline,
 ) -> Result<Exit, SandboxError> {
     let signals = Signals::take().map_err(SandboxError::Events)?;
@@ -160,11 +164,16 @@ async fn run_plan(
         matches!(role, Some(Role::Supervisor(..))),
         options.console_socket.as_deref(),
     )?;
-    let prepared = create::prepare(id, &options.root, plan, &options.config, parts)?;
+    let mut prepared = create::prepare(id, &options.root, plan, &options.config, parts)?;
+    if let Some(figurehead) = stand_in.figurehead.filter(|_| prepared.network_is_of_hooks()) {
+        let namespace = figurehead.separate_network();
+        let namespace = namespace.map_err(|errno| SandboxError::Events(errno.into()))?;
+        prepared.run_hooks_first(&namespace).await?;
+    }
     let booted = prepared.boot(&options.config, parts, terminal, &signals, timeline).await?;
     let ready = booted.create(&signals, timeline).await?;
-    if let Some(show_view) = show_view {
-        show_view();
+    if let (Some(figurehead), Some(view)) = (stand_in.figurehead, stand_in.view) {
+        figurehead.show(view);
     }
     let hook_state = ContainerState { status: "stopped", ..ready.hook_state.clone() };
     let is_foreground = matches!(role, Some(Role::Foreground));

@@ -41,7 +41,7 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
-    /// It is this process's own.
+    /// It is this thread's own.
     #[error(
         "the network namespace {} is the host's, which a guest must not have: give the container a \
          namespace of its own",
@@ -208,7 +208,7 @@ fn open(path: &Path) -> Result<OwnedFd, NetworkError> {
         source: source.into(),
     };
     let namespace = open(path).map_err(failed)?;
-    let own = open(Path::new("/proc/self/ns/net")).map_err(failed)?;
+    let own = open(Path::new("/proc/thread-self/ns/net")).map_err(failed)?;
     let identity = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
     if identity(&namespace).map_err(failed)? == identity(&own).map_err(failed)? {
         return Err(NetworkError::Host { path: path.to_owned() });

@@ -8,7 +8,7 @@ use std::process::Command;
 
 #[test]
 fn the_hosts_namespace_is_refused() {
-    let error = Network::look(Path::new("/proc/self/ns/net")).unwrap_err();
+    let error = Network::look(Path::new("/proc/thread-self/ns/net")).unwrap_err();
     assert!(matches!(error, NetworkError::Host { .. }), "{error}");
     let error = Network::look(Path::new("/no/such/namespace")).unwrap_err();
     assert!(matches!(error, NetworkError::Open { .. }), "{error}");

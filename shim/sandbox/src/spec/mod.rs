@@ -270,6 +270,16 @@ impl Bundle {
 }
 
 impl ContainerSpec {
+    /// Whether it has a network of its own, which may be filled by hooks.
+    pub(crate) fn has_own_network(&self) -> bool {
+        self.plan.namespaces.network
+    }
+
+    /// It has the network of its whole guest.
+    pub(crate) fn share_network(&mut self) {
+        self.plan.namespaces.network = false;
+    }
+
     /// Id of the container.
     #[must_use]
     pub fn id(&self) -> &str {
