@@ -44,14 +44,20 @@ pub(crate) const NAMESPACES: Group = Group {
         .differs("time-namespace"),
         set(
             "path",
-            &[("/linux/namespaces/1", r#"{ "type": "network", "path": "/proc/self/ns/net" }"#)],
-            &["linux.namespaces[1].path", "/proc/self/ns/net"],
+            &[("/linux/namespaces/2", r#"{ "type": "ipc", "path": "/proc/self/ns/ipc" }"#)],
+            &["linux.namespaces[2].path", "/proc/self/ns/ipc"],
         )
         .differs("namespace-path"),
         set(
+            "network-of-the-host",
+            &[("/linux/namespaces/1", r#"{ "type": "network", "path": "/proc/1/ns/net" }"#)],
+            &["/proc/1/ns/net", "is the host's"],
+        )
+        .differs("network-of-the-host"),
+        set(
             "path-missing",
             &[("/linux/namespaces/1", r#"{ "type": "network", "path": "/no/such" }"#)],
-            &["linux.namespaces[1].path", "/no/such"],
+            &["/no/such", "cannot be opened"],
         ),
         scene("of-the-process-on-the-host", |stage| {
             let container = stage.start(&stage.shared().script("echo up; exec sleep 600"));

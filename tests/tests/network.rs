@@ -1,0 +1,186 @@
+//! A network namespace that an engine has prepared: the guest has what a container of crun has in it.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use integration_tests::detached::{Detached, reap_strays};
+use integration_tests::{Bundle, Invocation, Lab, Root, Runtime, host};
+use rustix::process::{Signal, kill_process};
+use serde_json::json;
+
+/// How long killed processes may take to be gone.
+const GONE: Duration = Duration::from_secs(60);
+
+const HOST: &str = "10.99.0.1";
+const HOST_6: &str = "fd99::1";
+
+/// iproute2 makes a mount for namespaces once, which is nobody's.
+fn enter() -> Lab {
+    let first = format!("rf-first-{}", std::process::id());
+    ip(&["netns", "add", &first]);
+    ip(&["netns", "del", &first]);
+    Lab::enter()
+}
+
+/// A namespace with one end of a pair of interfaces whose other end is the host's.
+struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    fn new(lab: &Lab) -> Self {
+        let namespace = Self { name: lab.new_id() };
+        let name = &namespace.name;
+        ip(&["netns", "add", name]);
+        ip(&["link", "add", "rftest0", "type", "veth", "peer", "name", "eth0", "netns", name]);
+        ip(&["addr", "add", "10.99.0.1/24", "dev", "rftest0"]);
+        ip(&["addr", "add", "fd99::1/64", "dev", "rftest0", "nodad"]);
+        ip(&["link", "set", "rftest0", "mtu", "1400", "up"]);
+        namespace.ip(&["addr", "add", "10.99.0.2/24", "dev", "eth0"]);
+        namespace.ip(&["addr", "add", "fd99::2/64", "dev", "eth0", "nodad"]);
+        namespace.ip(&["link", "set", "eth0", "mtu", "1400", "up"]);
+        namespace.ip(&["link", "set", "lo", "up"]);
+        namespace.ip(&["route", "add", "default", "via", HOST]);
+        namespace.ip(&["route", "add", "10.98.0.0/16", "via", "10.99.0.9"]);
+        namespace
+    }
+
+    fn ip(&self, words: &[&str]) -> String {
+        ip(&[&["-n", &self.name], words].concat())
+    }
+
+    /// What stands in it.
+    fn shown(&self) -> String {
+        let queues = ip(&["netns", "exec", &self.name, "tc", "qdisc", "show"]);
+        queues + &self.ip(&["-brief", "link"]) + &self.ip(&["route"])
+    }
+
+    /// The bundle's container is in it.
+    fn given_to(&self, bundle: Bundle) -> Bundle {
+        let path = PathBuf::from("/run/netns").join(&self.name);
+        bundle.edit(|config| config["linux"]["namespaces"][1]["path"] = json!(path))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Invocation::new("ip").args(&["netns", "del", &self.name]).run();
+        // Gone with the namespace, some time later.
+        let _ = Invocation::new("ip").args(&["link", "del", "rftest0"]).run();
+    }
+}
+
+fn ip(words: &[&str]) -> String {
+    let outcome = Invocation::new("ip").args(words).run();
+    outcome.expect_code(0);
+    outcome.out().to_owned()
+}
+
+fn noise() -> Vec<u8> {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    (0..1 << 20).map(|_| next()).collect()
+}
+
+/// Gives the same to everybody who asks by HTTP; its port. It ends with the test.
+fn serve(address: &str) -> u16 {
+    let address: IpAddr = address.parse().unwrap();
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
+            let _ = stream.write_all(&noise());
+        }
+    });
+    port
+}
+
+#[test]
+fn a_container_has_the_interfaces_of_the_namespace() {
+    let lab = enter();
+    let namespace = Namespace::new(&lab);
+    let before = namespace.shown();
+    let (four, six) = (serve(HOST), serve(HOST_6));
+    let script = format!(
+        "ip -o addr show dev eth0 | grep -v link/ | grep -v fe80 | awk '{{ print $2, $4 }}'; ip route; \
+         cat /sys/class/net/eth0/mtu /sys/class/net/eth0/address; ls -d /sys/class/net/eth0 /sys/class/net/lo; \
+         wget -T 60 -q -O - http://{HOST}:{four}/ | md5sum; \
+         wget -T 60 -q -O - 'http://[{HOST_6}]:{six}/' | md5sum; exit 3"
+    );
+    let bundle = namespace.given_to(lab.bundle(Root::Shared("busybox")).script(&script));
+    let [ringfence, crun] =
+        [Runtime::Ringfence, Runtime::Crun].map(|runtime| lab.runtime(runtime, &bundle, &[]).run());
+    crun.expect_code(3);
+    ringfence.expect_code(3);
+    assert_eq!(ringfence.out(), crun.out(), "{ringfence}");
+    // Nothing was downloaded where this is what came.
+    assert!(!ringfence.out().contains("d41d8cd98f00b204e9800998ecf8427e"), "{ringfence}");
+    assert_eq!(namespace.shown(), before);
+    drop(namespace);
+    lab.expect_nothing_left();
+}
+
+#[test]
+fn a_guest_sends_from_its_own_addresses_only() {
+    let lab = enter();
+    let namespace = Namespace::new(&lab);
+    let script = format!(
+        "ping -q -c 1 -W 60 {HOST} >/dev/null; echo own $?; \
+         ip addr add 10.99.0.77/24 dev eth0; ping -q -c 1 -W 2 -I 10.99.0.77 {HOST} >/dev/null; \
+         echo other $?"
+    );
+    let bundle = lab.bundle(Root::Shared("busybox")).script(&script).edit(|config| {
+        for set in ["bounding", "effective", "permitted"] {
+            let list = config["process"]["capabilities"][set].as_array_mut().expect("a list");
+            list.extend([json!("CAP_NET_ADMIN"), json!("CAP_NET_RAW")]);
+        }
+    });
+    let outcome = lab.ringfence(&namespace.given_to(bundle)).run();
+    assert_eq!(outcome.out(), "own 0\nother 1\n", "{outcome}");
+    drop(namespace);
+    lab.expect_nothing_left();
+}
+
+#[test]
+fn what_a_killed_supervisor_has_left_in_a_namespace_goes_with_its_container() {
+    let lab = enter();
+    let namespace = Namespace::new(&lab);
+    let before = namespace.shown();
+    let bundle = lab.bundle(Root::Shared("busybox")).script("echo up; exec sleep 600");
+    let container = Detached::create(&lab, Runtime::Ringfence, &namespace.given_to(bundle));
+    container.expect(&["start"], &[]);
+    container.wait_for_stdout("up\n");
+    assert_ne!(namespace.shown(), before);
+    kill_process(container.pid(), Signal::KILL).unwrap();
+    container.delete_by_force();
+    assert_eq!(namespace.shown(), before);
+    // Its machine has become this process's child.
+    let until = Instant::now() + GONE;
+    while !host::processes().is_empty() && Instant::now() < until {
+        reap_strays();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(namespace);
+    lab.expect_nothing_left();
+}
+
+#[test]
+fn the_hosts_network_is_refused() {
+    let lab = enter();
+    for (path, problem) in [("/proc/1/ns/net", "is the host's"), ("/no/such", "cannot be opened")] {
+        let bundle = lab.bundle(Root::Shared("busybox")).script("echo ran").edit(|config| {
+            config["linux"]["namespaces"][1]["path"] = json!(path);
+        });
+        let outcome = lab.ringfence(&bundle).run();
+        outcome.expect_code(125).expect_error(problem).expect_error(path);
+    }
+    lab.expect_nothing_left();
+}
