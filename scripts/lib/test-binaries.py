@@ -7,7 +7,19 @@ import json
 import sys
 
 # Those that take minutes come first, so that two machines that share the list end at about one time.
-LONG = ("differential", "files_programs", "build_source", "files", "pitfalls", "exec", "lifecycle")
+LONG = (
+    "differential",
+    "files_programs",
+    "files_tools",
+    "podman",
+    "build_source",
+    "daemons",
+    "files",
+    "pitfalls",
+    "crash",
+    "exec",
+    "lifecycle",
+)
 
 found = []
 for line in sys.stdin:

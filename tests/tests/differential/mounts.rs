@@ -310,7 +310,7 @@ pub(crate) const MOUNTS: Group = Group {
             &["/x"],
         )
         .differs("nosymfollow"),
-        set("are-none", &[("/mounts", "[]")], &[]).differs("strict-values"),
+        set("are-none", &[("/mounts", "[]")], &[]),
         edit(
             "root-is-shared",
             |_, bundle| {

@@ -99,7 +99,8 @@ pub(crate) const VALUES: Group = Group {
             &[("/process/selinuxLabel", "\"u:r:t:s0\"")],
             &["process.selinuxLabel", "u:r:t:s0"],
         ),
-        set("mount-label", &[("/linux/mountLabel", "\"u:r:t:s0\"")], &["linux.mountLabel"]),
+        set("mount-label", &[("/linux/mountLabel", "\"u:r:t:s0\"")], &["linux.mountLabel"])
+            .differs("labels"),
         set(
             "cpu-affinity",
             &[("/process/execCPUAffinity", r#"{ "initial": "0" }"#)],
