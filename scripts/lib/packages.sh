@@ -12,7 +12,7 @@ LAB_PACKAGES=(e2fsprogs kmod python3 psmisc xz-utils mmdebstrap debian-archive-k
 # Making the test roots on this machine.
 ROOTS_PACKAGES=(xz-utils mmdebstrap debian-archive-keyring)
 # Running the end-to-end tests on this machine.
-E2E_PACKAGES=(crun runc gcc libc6-dev strace util-linux procps git rsync python3)
-# The unit tests: the agent's take busybox for a container's root.
-UNIT_PACKAGES=(busybox-static util-linux)
+E2E_PACKAGES=(crun runc gcc libc6-dev strace util-linux procps git rsync python3 iproute2)
+# The unit tests: busybox for the root of the agent's containers, ip and tc for network namespaces.
+UNIT_PACKAGES=(busybox-static iproute2 util-linux)
 CHECK_PACKAGES=(shellcheck git)
