@@ -15,6 +15,16 @@ mod ether_type {
     pub(super) const IPV6: u16 = 0x86dd;
 }
 
+/// Messages of neighbour discovery (RFC 4861) that say where somebody is.
+mod icmp {
+    pub(super) const ROUTER_ADVERTISEMENT: u8 = 134;
+    pub(super) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    pub(super) const REDIRECT: u8 = 137;
+}
+
+/// Extension headers that are looked behind; a packet with more of them is refused.
+const MAX_EXTENSIONS: usize = 16;
+
 /// Where clouds answer with the host's credentials.
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
@@ -42,7 +52,7 @@ impl Filter {
         match u16::from_be_bytes(kind) {
             ether_type::IPV4 => self.allows_ipv4(packet),
             ether_type::ARP => self.allows_arp(mac, packet),
-            ether_type::IPV6 => self.allows_ipv6(packet),
+            ether_type::IPV6 => self.allows_ipv6(mac, packet),
             // Others carry no address that could be another's, or are wrapped in a tag.
             _ => self.sources.is_none(),
         }
@@ -68,10 +78,25 @@ impl Filter {
         is_own && self.may_reach(target)
     }
 
-    fn allows_ipv6(&self, packet: &[u8]) -> bool {
+    fn allows_ipv6(&self, mac: [u8; 6], packet: &[u8]) -> bool {
         let Some(source) = bytes::<16>(packet, 8).map(Ipv6Addr::from) else { return false };
-        // Unspecified: a guest looks whether its address is taken. Link-local ones are its own choice.
-        self.owns(source.into()) || source.is_unspecified() || source.is_unicast_link_local()
+        let is_own = |address: Ipv6Addr| self.owns(address.into()) || address == link_local(mac);
+        // Unspecified: a guest looks whether its address is taken.
+        if !is_own(source) && !source.is_unspecified() {
+            return false;
+        }
+        if self.sources.is_none() {
+            return true;
+        }
+        match icmpv6(packet) {
+            Message::TooDeep => false,
+            // What takes the place of a neighbour is to IPv6 as a lie in ARP.
+            Message::Icmp([icmp::NEIGHBOUR_ADVERTISEMENT, rest @ ..]) => {
+                bytes::<16>(rest, 7).map(Ipv6Addr::from).is_some_and(is_own)
+            }
+            Message::Icmp([icmp::ROUTER_ADVERTISEMENT | icmp::REDIRECT, ..]) => false,
+            Message::Icmp(_) | Message::Other => true,
+        }
     }
 
     fn owns(&self, address: IpAddr) -> bool {
@@ -81,6 +106,47 @@ impl Filter {
     fn may_reach(&self, target: Ipv4Addr) -> bool {
         self.metadata || target != METADATA
     }
+}
+
+/// The link-local address that a guest's kernel makes of its hardware address (RFC 4291, appendix A).
+fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
+    let interface = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    let mut address = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    address.iter_mut().skip(8).zip(interface).for_each(|(to, from)| *to = from);
+    address.into()
+}
+
+/// What an IPv6 packet carries.
+enum Message<'p> {
+    Icmp(&'p [u8]),
+    Other,
+    /// More than [`MAX_EXTENSIONS`].
+    TooDeep,
+}
+
+/// Looks behind extension headers (RFC 8200, section 4). What is in a later fragment is no message of
+/// neighbour discovery (RFC 6980).
+fn icmpv6(packet: &[u8]) -> Message<'_> {
+    const ICMPV6: u8 = 58;
+    let (mut kind, mut rest) = (packet.get(6).copied(), packet.get(40..));
+    for _ in 0..=MAX_EXTENSIONS {
+        let (Some(header), Some(data)) = (kind, rest) else { return Message::Other };
+        // Bytes of this header: of a fragment's 8; else 8, and as often 8 as its second byte says.
+        let length = match (header, bytes::<2>(data, 0)) {
+            (ICMPV6, _) => return Message::Icmp(data),
+            (0 | 43 | 60, Some([_, count])) => {
+                usize::from(count).saturating_add(1).saturating_mul(8)
+            }
+            // Only the first has a header behind it: its offset is 0.
+            (44, Some(_)) => match bytes::<2>(data, 2).map(u16::from_be_bytes) {
+                Some(0..=7) => 8,
+                _ => return Message::Other,
+            },
+            _ => return Message::Other,
+        };
+        (kind, rest) = (data.first().copied(), data.get(length..));
+    }
+    Message::TooDeep
 }
 
 fn bytes<const N: usize>(data: &[u8], offset: usize) -> Option<[u8; N]> {
@@ -141,13 +207,57 @@ mod tests {
             (arp_frame(OTHER, OWN, FOREIGN), false),
             (arp_frame(MAC, FOREIGN, OWN), false),
             (ipv6_frame("fd00::2"), true),
-            (ipv6_frame("fe80::1234"), true),
+            // That of its hardware address, and not its gateway's.
+            (ipv6_frame("fe80::ff:fe00:1"), true),
+            (ipv6_frame("fe80::1"), false),
             (ipv6_frame("::"), true),
             (ipv6_frame("fd00::1"), false),
             (frame(MAC, 0x8100, &[0; 64]), false),
         ] {
             assert_eq!(filter.allows(MAC, &frame), allowed, "{frame:x?}");
         }
+    }
+
+    /// An ICMPv6 message about `target`, behind `extensions` of eight bytes each.
+    fn discovery(kind: u8, target: &str, extensions: &[u8]) -> Vec<u8> {
+        let own: Ipv6Addr = "fd00::2".parse().unwrap();
+        let target: Ipv6Addr = target.parse().unwrap();
+        let mut kinds = extensions.iter().copied().chain([58]);
+        let mut packet = vec![0x60, 0, 0, 0, 0, 32, kinds.next().unwrap(), 255];
+        packet.extend(own.octets());
+        packet.extend([0xff; 16]);
+        for next in kinds {
+            packet.extend([next, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        packet.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+        packet.extend(target.octets());
+        frame(MAC, ether_type::IPV6, &packet)
+    }
+
+    #[test]
+    fn a_guest_takes_no_neighbours_place() {
+        let filter = filter();
+        for extensions in [&[][..], &[0], &[60, 43, 60], &[44], &[60; 15]] {
+            for (kind, target, allowed) in [
+                (icmp::NEIGHBOUR_ADVERTISEMENT, "fd00::2", true),
+                (icmp::NEIGHBOUR_ADVERTISEMENT, "fe80::ff:fe00:1", true),
+                (icmp::NEIGHBOUR_ADVERTISEMENT, "fd00::1", false),
+                (icmp::NEIGHBOUR_ADVERTISEMENT, "fe80::1", false),
+                (icmp::ROUTER_ADVERTISEMENT, "fd00::2", false),
+                (icmp::REDIRECT, "fd00::2", false),
+                // A question is about somebody else.
+                (135, "fd00::1", true),
+                (128, "fd00::1", true),
+            ] {
+                let frame = discovery(kind, target, extensions);
+                assert_eq!(filter.allows(MAC, &frame), allowed, "{kind} {target} {extensions:?}");
+            }
+        }
+        // Nor by hiding what it says.
+        assert!(!filter.allows(MAC, &discovery(128, "fd00::1", &[60; MAX_EXTENSIONS + 1])));
+        let mut cut = discovery(icmp::NEIGHBOUR_ADVERTISEMENT, "fd00::2", &[]);
+        cut.truncate(cut.len() - 1);
+        assert!(!filter.allows(MAC, &cut));
     }
 
     #[test]
