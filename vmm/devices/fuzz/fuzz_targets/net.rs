@@ -1,0 +1,34 @@
+//! The network device against a guest that does anything to its queues, while frames come in.
+#![no_main]
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+
+use devices::event_loop::EventLoop;
+use devices::testing::Driver;
+use devices::virtio::net::{Filter, Net, NetSpec};
+use devices_fuzz::{Act, perform};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: (bool, Vec<u8>, Vec<Act>)| {
+    let (filtered, frame, acts) = input;
+    let (tap, host) = UnixDatagram::pair().expect("descriptors are left");
+    tap.set_nonblocking(true).expect("it is open");
+    host.set_nonblocking(true).expect("it is open");
+    let sources = filtered.then(|| vec!["10.0.0.1".parse().expect("it is an address")]);
+    let filter = Filter { sources, metadata: false };
+    let tap = File::from(OwnedFd::from(tap));
+    let event_loop = EventLoop::unthreaded().expect("descriptors are left");
+    let net =
+        Net::new(NetSpec { tap, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, filter }, event_loop.clone());
+    let mut driver = Driver::new(Box::new(net));
+    driver.start(u64::MAX, 16);
+    for act in acts.iter().take(64) {
+        // Full is as good.
+        let _ = host.send(&frame);
+        perform(&mut driver, act);
+        event_loop.turn(4);
+        while host.recv(&mut [0; 64]).is_ok() {}
+    }
+});
