@@ -256,7 +256,7 @@ fuzz_target!(|steps: Vec<Step>| {
     if let Some(resources) = document.pointer("/linux/resources") {
         let _ = ResourceUpdate::from_value(resources).map_err(|error| error.to_string());
     }
-    let facts = HostFacts { cpus: 4, memory_mib: 8192 };
+    let facts = HostFacts { cpus: 4, memory_mib: 8192, selinux: false };
     let bundle = Bundle::from_document("/no/such/bundle".into(), document);
     match bundle.plan("c1", &Overrides::default(), &HostConfig::default(), facts) {
         // The sentence is made, too.
