@@ -153,7 +153,10 @@ pub(crate) fn prepare(
     let console = state.console()?;
     let cgroup = enter_cgroup(&mut state, &plan)?;
     let (network, interfaces) = match &plan.network {
-        Some(namespace) => connect_network(&mut state, namespace, true)?,
+        Some(namespace) => {
+            let network = Network::look(namespace)?;
+            connect_network(&mut state, network, true)?
+        }
         None => (None, Vec::new()),
     };
     Ok(Prepared {
@@ -183,10 +186,9 @@ pub(crate) fn prepare(
 /// written down before: the namespace outlives this process.
 fn connect_network(
     state: &mut StateDir,
-    namespace: &Path,
+    network: Network,
     journal: bool,
 ) -> Result<(Option<HostNetwork>, Vec<Interface>), SandboxError> {
-    let network = Network::look(namespace)?;
     let record = network.record();
     if record.interfaces.is_empty() {
         return Ok((None, Vec::new()));
@@ -258,7 +260,8 @@ impl Prepared {
     pub(crate) async fn run_hooks_first(&mut self, namespace: &Path) -> Result<(), SandboxError> {
         let before_create = std::mem::take(&mut self.hooks.before_create);
         hooks::run(&before_create, &self.hook_state).await?;
-        let (network, interfaces) = connect_network(&mut self.state, namespace, false)?;
+        let network = Network::look_at_own(namespace)?;
+        let (network, interfaces) = connect_network(&mut self.state, network, false)?;
         if !interfaces.is_empty() {
             self.container.share_network();
         }

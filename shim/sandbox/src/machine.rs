@@ -26,8 +26,10 @@ const MAX_FS_QUEUES: u8 = 4;
 /// Two are there for pages that a guest would touch for nothing. On one CPU the kernel takes the lock
 /// prefixes out of 8 000 instructions, and with them writes to every page of its text, which it shares
 /// with other guests until then. And memory for each CPU comes by the page and not by the 2 MiB.
+///
+/// A guest has no dummy network device that nobody has asked for.
 const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet panic=-1 reboot=k rcupdate.rcu_expedited=1 \
-                                 noreplace-smp percpu_alloc=page";
+                                 noreplace-smp percpu_alloc=page dummy.numdummies=0";
 
 /// What a machine is made of, opened.
 #[derive(Debug)]

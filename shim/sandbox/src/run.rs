@@ -9,6 +9,7 @@ use crate::create::{self, Ready};
 use crate::detach::Handover;
 use crate::error::SandboxError;
 use crate::hooks::{self, ContainerState};
+use crate::network::NetworkError;
 use crate::signals::Signals;
 use crate::spec::{Bundle, Hook, HostFacts, Overrides, Plan};
 use crate::store::Status;
@@ -109,6 +110,11 @@ fn live(
     let plan = bundle.plan(id.as_str(), &options.overrides, &options.config, host_facts())?;
     plan.notes.tell();
     drop(bundle);
+    // Whoever creates is an engine, which has let go of "--network host" here; whoever runs a bundle by
+    // hand gets no network.
+    if matches!(role, Some(Role::Supervisor(_, ReadyWhen::Created))) && plan.has_host_network() {
+        return Err(NetworkError::HostAsked.into());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
