@@ -21,7 +21,7 @@ fuzz_target!(|input: (bool, Vec<u8>, Vec<Act>)| {
     let tap = File::from(OwnedFd::from(tap));
     let event_loop = EventLoop::unthreaded().expect("descriptors are left");
     let net =
-        Net::new(NetSpec { tap, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, filter }, event_loop.clone());
+        Net::new(NetSpec { tap, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, filter, sent: Default::default(), received: Default::default() }, event_loop.clone());
     let mut driver = Driver::new(Box::new(net));
     driver.start(u64::MAX, 16);
     for act in acts.iter().take(64) {
