@@ -11,6 +11,7 @@
 //! engine's one. The host's own stack in that namespace sees none of the traffic. What is made there
 //! is the tap, which goes with its last descriptor, and a queueing discipline on each of the two.
 
+mod late;
 mod redirect;
 mod rules;
 mod scan;
@@ -67,6 +68,29 @@ pub enum NetworkError {
     )]
     Joined {
         /// Its path.
+        path: PathBuf,
+    },
+    /// It was put there after the guest had been connected.
+    #[error(
+        "the interface {name} has been put into the network namespace {} after the container was created, \
+         and cannot be connected any more: put it there before, or by a createRuntime hook",
+        path.display()
+    )]
+    Late {
+        /// The interface.
+        name: String,
+        /// The namespace.
+        path: PathBuf,
+    },
+    /// It was taken away before the container was started.
+    #[error(
+        "interface {index} of the network namespace {}, which the guest was connected to, is gone",
+        path.display()
+    )]
+    Gone {
+        /// Its number.
+        index: u32,
+        /// The namespace.
         path: PathBuf,
     },
     /// It cannot be entered, or its thread not be started.

@@ -75,6 +75,21 @@ pub(super) async fn interfaces(handle: &Handle, path: &Path) -> Result<Vec<Found
     Ok(found)
 }
 
+/// Numbers and names of all Ethernet interfaces, up or down.
+pub(super) async fn names(handle: &Handle) -> Result<Vec<(u32, String)>, NetworkError> {
+    let links = all("listing the interfaces", handle.link().get().execute()).await?;
+    let ethernet = links.iter().filter(|link| link.header.link_layer_type == LinkLayerType::Ether);
+    Ok(ethernet.map(|link| (link.header.index, name(link).to_owned())).collect())
+}
+
+fn name(link: &LinkMessage) -> &str {
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    });
+    name.unwrap_or("?")
+}
+
 /// A namespace from which nothing can be connected must not be taken for an empty one. What is down and
 /// has no address is nobody's: the kernel makes tunnels in every namespace.
 async fn refuse_unconnectable(
@@ -97,12 +112,8 @@ async fn refuse_unconnectable(
         } else {
             continue;
         };
-        let name = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name.as_str()),
-            _ => None,
-        });
         return Err(NetworkError::Unsupported {
-            what: format!("nothing can be connected: {} {problem}", name.unwrap_or("?")),
+            what: format!("nothing can be connected: {} {problem}", name(link)),
             path: path.to_owned(),
             remedy,
         });

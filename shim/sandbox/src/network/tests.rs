@@ -229,6 +229,24 @@ fn many_interfaces_routes_and_long_names_have_their_bounds() {
 }
 
 #[test]
+fn what_comes_or_goes_after_the_connection_is_noticed() {
+    let Some(stage) = Stage::new("late") else { return };
+    let network = Network::look(&stage.path()).unwrap();
+    let record = network.record();
+    let interfaces = network.connect().unwrap();
+    record.check().unwrap();
+    stage.inside(&["link", "add", "eth1", "type", "veth", "peer", "name", "peer1"]);
+    let error = record.check().unwrap_err();
+    assert!(matches!(&error, NetworkError::Late { .. }), "{error}");
+    stage.inside(&["link", "del", "eth1"]);
+    record.check().unwrap();
+    stage.inside(&["link", "del", "eth0"]);
+    let error = record.check().unwrap_err();
+    assert!(matches!(error, NetworkError::Gone { .. }), "{error}");
+    drop(interfaces);
+}
+
+#[test]
 fn the_network_of_another_machine_is_refused() {
     let own = PathBuf::from(format!("/proc/{}/ns/net", std::process::id()));
     // This process stands for a supervisor: it has the same program.
