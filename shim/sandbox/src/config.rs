@@ -1,6 +1,7 @@
 //! The host's configuration, `/etc/ringfence/config.toml`: who may run what is decided here and
 //! nowhere in a bundle or an image.
 
+use crate::network_settings::NetworkRate;
 use serde::Deserialize;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -42,6 +43,13 @@ pub struct HostConfig {
     pub file_locks: LockPolicy,
     /// What a guest keeps of its shares, unless the bundle says otherwise: `none`, `auto`, `always`.
     pub file_cache: CachePolicy,
+    /// How much may go over each interface of a guest; of this and a bundle's annotation the lower
+    /// rate counts.
+    pub network_rate: NetworkRate,
+    /// A guest sends from its own addresses only.
+    pub network_source_filter: bool,
+    /// A guest may send to 169.254.169.254, where clouds answer with the host's credentials.
+    pub network_metadata: bool,
     /// The KVM device.
     pub kvm: PathBuf,
 }
@@ -58,10 +66,15 @@ impl Default for HostConfig {
             boot_timeout_ms: 30_000,
             request_timeout_ms: 30_000,
             console_log_bytes: 1 << 20,
-            allowed_annotations: ["memory_mib", "vcpus", "file_cache"].map(str::to_owned).into(),
+            allowed_annotations: ["memory_mib", "vcpus", "file_cache", "network_rate"]
+                .map(str::to_owned)
+                .into(),
             file_locks: LockPolicy::Host,
             // The host may change what it shares while the guest runs: `podman cp`, a volume.
             file_cache: CachePolicy::Auto,
+            network_rate: NetworkRate::default(),
+            network_source_filter: true,
+            network_metadata: false,
             kvm: PathBuf::from("/dev/kvm"),
         }
     }

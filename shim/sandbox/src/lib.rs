@@ -32,6 +32,7 @@ mod manage;
 mod messages;
 mod mount_points;
 mod network;
+mod network_settings;
 mod oom_witness;
 pub mod pod;
 mod policy;

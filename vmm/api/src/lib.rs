@@ -23,7 +23,7 @@ pub use message::{
 };
 
 /// Version of this interface. Launcher and VMM come from one build; a difference is refused.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The descriptor on which `ringfence-vmm` finds its [`Channel`].
 pub const CHANNEL_FD: i32 = 3;
