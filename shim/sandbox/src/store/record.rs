@@ -84,6 +84,17 @@ pub(crate) struct Record {
     pub(crate) after_stop: Vec<Hook>,
 }
 
+/// What can be told of a container that another version of ringfence has written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Stranger {
+    pub(super) version: u32,
+    /// Who supervises it.
+    pub(crate) supervisor: ProcessRef,
+    /// Its virtual machine.
+    #[serde(default)]
+    pub(crate) vmm: Option<ProcessRef>,
+}
+
 impl Record {
     /// A container that begins to be made by this process.
     pub(crate) fn new(id: &ContainerId, plan: &Plan, supervisor: ProcessRef) -> Self {
