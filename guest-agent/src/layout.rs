@@ -13,13 +13,15 @@ pub(crate) const SCRATCH: &CStr = c"/run/ringfence/scratch";
 pub(crate) const EMPTY: &CStr = c"/run/ringfence/empty";
 /// Device nodes that a container's root cannot hold are made here and bound.
 pub(crate) const NODES: &CStr = c"/run/ringfence/nodes";
+/// File systems in memory that containers share, by name.
+pub(crate) const MEMORIES: &CStr = c"/run/ringfence/memories";
 /// sysfs, mounted when a container with a user namespace is the first to need it.
 pub(crate) const SYSFS: &CStr = c"/run/ringfence/sysfs";
 /// cgroup version 2.
 pub(crate) const CGROUPS: &CStr = c"/sys/fs/cgroup";
 
 /// Directories to make at boot, parents first.
-pub(crate) const DIRECTORIES: [&CStr; 12] = [
+pub(crate) const DIRECTORIES: [&CStr; 13] = [
     c"/proc",
     c"/dev",
     c"/sys",
@@ -32,4 +34,5 @@ pub(crate) const DIRECTORIES: [&CStr; 12] = [
     SCRATCH,
     EMPTY,
     NODES,
+    MEMORIES,
 ];

@@ -30,7 +30,10 @@ const DELETION_NS: u64 = 10_000_000_000;
 /// A container.
 pub(crate) struct Container {
     pub(crate) cgroup: Cgroup,
+    /// Those that it has for itself.
     pub(crate) namespaces: Namespaces,
+    /// With those that it shares with another container.
+    pub(crate) all_namespaces: Namespaces,
     /// Ids of its user namespace.
     pub(crate) uid_mappings: Vec<IdMapping>,
     pub(crate) gid_mappings: Vec<IdMapping>,
@@ -73,7 +76,7 @@ impl Container {
         Home {
             init_pid: init.pid,
             init: init.pidfd.as_fd(),
-            namespaces: self.namespaces,
+            namespaces: self.all_namespaces,
             seccomp: self.seccomp.as_ref(),
             cgroup: &self.cgroup,
             own_pid_namespace,

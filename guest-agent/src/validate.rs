@@ -7,7 +7,8 @@ use crate::container::host_id;
 use crate::failure::{Outcome, invalid};
 use agent_protocol::{
     Capabilities, ContainerPlan, DevicePlan, FileWrite, HookPlan, IdMapping, MAX_START_HOOKS,
-    MAX_UPDATED_SETTINGS, MountPlan, MountSource, ProcessPlan, StartHooks, UserPlan,
+    MAX_UPDATED_SETTINGS, MountPlan, MountSource, Namespaces, ProcessPlan, SharedNamespaces,
+    StartHooks, UserPlan,
 };
 use alloc::string::String;
 
@@ -30,14 +31,17 @@ pub(crate) fn container(plan: &ContainerPlan) -> Outcome<()> {
     let names = [("hostname", &plan.hostname), ("domainname", &plan.domainname)];
     for (what, value) in names {
         if let Some(value) = value {
-            if !plan.namespaces.uts {
-                return Err(invalid(format_args!("a {what} needs an own uts namespace")));
+            if !plan.namespaces.uts && !plan.shared.as_ref().is_some_and(|shared| shared.uts) {
+                return Err(invalid(format_args!("a {what} needs a uts namespace")));
             }
             // __NEW_UTS_LEN
             if value.len() > 64 || value.contains('\0') {
                 return Err(invalid(format_args!("the {what} {value:?} is too long")));
             }
         }
+    }
+    if let Some(shared) = &plan.shared {
+        shared_namespaces(shared, plan.namespaces)?;
     }
     if plan.namespaces.user {
         mappings("user", &plan.uid_mappings)?;
@@ -75,6 +79,27 @@ pub(crate) fn container(plan: &ContainerPlan) -> Outcome<()> {
     }
     start_hooks(&plan.start_hooks)?;
     process(&plan.init)
+}
+
+/// What a container shares it has not for itself; and who has a user namespace of its own may not
+/// enter what belongs to another one (setns(2)).
+fn shared_namespaces(shared: &SharedNamespaces, own: Namespaces) -> Outcome<()> {
+    id("container", &shared.container)?;
+    let kinds = [
+        ("pid", shared.pid, own.pid),
+        ("uts", shared.uts, own.uts),
+        ("ipc", shared.ipc, own.ipc),
+        ("network", shared.network, own.network),
+    ];
+    if let Some((kind, ..)) = kinds.into_iter().find(|(_, shared, own)| *shared && *own) {
+        return Err(invalid(format_args!("an own {kind} namespace cannot be a shared one")));
+    }
+    if own.user {
+        return Err(invalid(format_args!(
+            "a container with a user namespace cannot share the namespaces of another one"
+        )));
+    }
+    Ok(())
 }
 
 /// Ids of a user namespace; the kernel checks that ranges do not overlap.
@@ -204,7 +229,7 @@ pub(crate) fn id(what: &str, value: &str) -> Outcome<()> {
 }
 
 /// One component of a path.
-fn name(what: &str, value: &str) -> Outcome<()> {
+pub(crate) fn name(what: &str, value: &str) -> Outcome<()> {
     let bad = value.is_empty() || value.len() > MAX_NAME || value == "." || value == "..";
     if bad || value.contains(['/', '\0']) {
         return Err(invalid(format_args!("the {what} name {value:?}")));
@@ -223,6 +248,13 @@ fn mount(plan: &MountPlan) -> Outcome<()> {
     absolute("mount point", &plan.destination)?;
     match &plan.source {
         MountSource::Share { name: share, directory: _, recursive: _ } => name("share", share),
+        MountSource::Memory { name: memory, data } => {
+            name("shared file system in memory", memory)?;
+            if data.len() > MAX_PATH || data.contains('\0') {
+                return Err(invalid(format_args!("the data {data:?} of a mount")));
+            }
+            Ok(())
+        }
         MountSource::FileSystem { kind, source, data, copy_up } => {
             // A page, with its zero byte (mount(2)).
             if kind.is_empty() || source.len() > MAX_PATH || data.len() > MAX_PATH {
@@ -277,6 +309,7 @@ mod tests {
             gid_mappings: vec![],
             id: "c1".into(),
             namespaces: Default::default(),
+            shared: None,
             hostname: None,
             domainname: None,
             root: RootPlan { share: "root".into(), read_only: false, propagation: 0 },

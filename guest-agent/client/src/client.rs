@@ -334,6 +334,14 @@ impl Client {
         self.done("ConfigureNetwork", Request::ConfigureNetwork(plan), deadline).await
     }
 
+    /// Has the guest give up a share that no container uses any more.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn forget_share(&self, name: &str, deadline: Duration) -> Result<(), ClientError> {
+        self.done("ForgetShare", Request::ForgetShare { name: name.to_owned() }, deadline).await
+    }
+
     async fn done(
         &self,
         name: &'static str,

@@ -42,7 +42,8 @@ pub use network::{
 pub use plan::{
     Capabilities, CgroupPlan, ContainerPlan, DevicePlan, FileWrite, HookPlan, IdMapping,
     IoPriority, MountAttributes, MountPlan, MountSource, Namespaces, ProcessPlan, Rlimit, RootPlan,
-    Scheduler, SeccompPlan, StartHooks, StdioPlan, TerminalPlan, UserPlan, WindowSize,
+    Scheduler, SeccompPlan, SharedNamespaces, StartHooks, StdioPlan, TerminalPlan, UserPlan,
+    WindowSize,
 };
 pub use report::{
     Counter, CpuStatistics, HugePageStatistics, IoStatistics, MemoryStatistics, PidsStatistics,
@@ -50,14 +51,14 @@ pub use report::{
 };
 
 /// Version of the messages and of their encoding. Host and guest must agree exactly.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Stands in the agent's program, with [`VERSION`] behind it ([`AGENT_VERSION_MARK`]): so that the host
 /// can tell before a start which version an agent speaks.
 pub const AGENT_MARK: &str = "ringfence-agent protocol ";
 
 /// [`AGENT_MARK`], [`VERSION`] and a colon.
-pub const AGENT_VERSION_MARK: &str = "ringfence-agent protocol 3:";
+pub const AGENT_VERSION_MARK: &str = "ringfence-agent protocol 4:";
 
 /// vsock port on the host to which the agent connects for its control stream.
 pub const CONTROL_PORT: u32 = 1024;
@@ -94,6 +95,9 @@ pub const MAX_COUNTER_NAME: usize = 64;
 
 /// Settings of one [`Request::UpdateResources`].
 pub const MAX_UPDATED_SETTINGS: usize = 64;
+
+/// Tmpfs of one sandbox that its containers share ([`MountSource::Memory`]).
+pub const MAX_SHARED_MEMORIES: usize = 256;
 
 /// Hooks of one [`ContainerPlan`].
 pub const MAX_START_HOOKS: usize = 64;

@@ -102,6 +102,11 @@ pub enum Request {
     /// Set up the interfaces that the host has connected, in the namespace that containers without a
     /// network namespace of their own share.
     ConfigureNetwork(NetworkPlan),
+    /// Give up a share that no container uses any more: its host is about to take it away.
+    ForgetShare {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// What the guest needs from the host before its first container.

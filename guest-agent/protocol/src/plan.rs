@@ -13,6 +13,8 @@ pub struct ContainerPlan {
     pub id: String,
     /// Namespaces that it gets for itself.
     pub namespaces: Namespaces,
+    /// Namespaces that it shares with another container, as the members of a pod do.
+    pub shared: Option<SharedNamespaces>,
     /// User ids of its user namespace; empty without one.
     pub uid_mappings: Vec<IdMapping>,
     /// Group ids of its user namespace; empty without one.
@@ -87,6 +89,22 @@ pub struct Namespaces {
     pub user: bool,
 }
 
+/// Namespaces of another container of the sandbox that a container is put into. None of them may be
+/// one that it gets for itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedNamespaces {
+    /// Id of the other container, whose first process must run or wait for its start.
+    pub container: String,
+    /// Its pid namespace.
+    pub pid: bool,
+    /// Its UTS namespace.
+    pub uts: bool,
+    /// Its IPC namespace.
+    pub ipc: bool,
+    /// Its network namespace.
+    pub network: bool,
+}
+
 /// A range of ids of a user namespace (user_namespaces(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMapping {
@@ -155,6 +173,14 @@ pub enum MountSource {
         data: String,
         /// Fill the new file system with what the mount point held before (tmpfs, `tmpcopyup`).
         copy_up: bool,
+    },
+    /// Bind a tmpfs of the guest that lives as long as the sandbox: all containers that name it see
+    /// the same files. The first to name it has it made.
+    Memory {
+        /// Its name in the sandbox.
+        name: String,
+        /// Data string of the mount.
+        data: String,
     },
 }
 

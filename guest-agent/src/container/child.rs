@@ -28,16 +28,23 @@ pub(super) struct Joined<'a> {
     pub(super) seccomp: Option<&'a SeccompPlan>,
 }
 
-/// In the child of a clone: becomes a container's first process. Does not return. `nodes` are
-/// device nodes that were made for it.
+/// What the agent has prepared for a first process.
+pub(super) struct Given<'a> {
+    /// Device nodes that were made for it.
+    pub(super) nodes: Vec<OwnedFd>,
+    /// Pid descriptor of the container whose namespaces it shares.
+    pub(super) sharer: Option<BorrowedFd<'a>>,
+}
+
+/// In the child of a clone: becomes a container's first process. Does not return.
 pub(super) fn become_init(
     plan: &ContainerPlan,
     streams: Streams,
-    nodes: Vec<OwnedFd>,
+    given: Given<'_>,
     channel: ChildEnd,
 ) -> ! {
-    close_others(&streams, &channel, nodes.iter().map(AsFd::as_fd));
-    let error = match build(plan, streams, nodes, &channel) {
+    close_others(&streams, &channel, given.nodes.iter().map(AsFd::as_fd).chain(given.sharer));
+    let error = match build(plan, streams, given, &channel) {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -94,7 +101,7 @@ fn close_others<'a>(
 fn build(
     plan: &ContainerPlan,
     streams: Streams,
-    nodes: Vec<OwnedFd>,
+    Given { nodes, sharer }: Given<'_>,
     channel: &ChildEnd,
 ) -> Executed {
     let has_users = plan.namespaces.user;
@@ -105,6 +112,9 @@ fn build(
             sys::exit(1);
         }
         user_namespace::become_root()?;
+    }
+    if let (Some(sharer), Some(shared)) = (sharer, &plan.shared) {
+        namespaces::join_shared(sharer, shared)?;
     }
     namespaces::set_up(plan.namespaces)?;
     let root = rootfs::attach(&plan.root)?;

@@ -17,6 +17,7 @@ mod paths;
 mod processes;
 mod program;
 mod rootfs;
+mod shared_memory;
 mod statistics;
 mod terminal;
 mod user_namespace;
@@ -26,8 +27,9 @@ pub(crate) use channel::{Word, died_in_hooks, died_silently, go, receive};
 pub(crate) use child::Streams;
 pub(crate) use credentials::Limits;
 pub(crate) use devices::forget as forget_devices;
-pub(crate) use namespaces::bring_up_loopback;
+pub(crate) use namespaces::{all_of, bring_up_loopback};
 pub(crate) use processes::list as list_processes;
+pub(crate) use shared_memory::make as make_shared_memory;
 pub(crate) use statistics::read as read_statistics;
 pub(crate) use terminal::resize;
 pub(crate) use user_namespace::host_id;
@@ -38,10 +40,11 @@ use agent_protocol::{ContainerPlan, MountSource, Namespaces, ProcessPlan, Seccom
 use alloc::format;
 use alloc::vec::Vec;
 use channel::ChildEnd;
-use child::Joined;
+use child::{Given, Joined};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{WaitId, WaitIdOptions};
 use sys::Fork;
 
@@ -52,15 +55,25 @@ pub(crate) struct Spawned {
     pub(crate) channel: OwnedFd,
 }
 
-/// Makes the child that builds a container.
+/// The container whose namespaces another one shares.
+#[derive(Clone, Copy)]
+pub(crate) struct Sharer<'a> {
+    /// Pid descriptor of its first process.
+    pub(crate) init: BorrowedFd<'a>,
+    /// The agent's own pid namespace.
+    pub(crate) own_pid_namespace: BorrowedFd<'a>,
+}
+
+/// Makes the child that builds a container; with [`ContainerPlan::shared`] there must be a sharer.
 pub(crate) fn spawn_init(
     plan: &ContainerPlan,
     cgroup: &Cgroup,
     streams: Streams,
+    sharer: Option<Sharer<'_>>,
 ) -> Outcome<Spawned> {
     let shares = plan.mounts.iter().filter_map(|mount| match &mount.source {
         MountSource::Share { name, .. } => Some(name.as_str()),
-        MountSource::FileSystem { .. } => None,
+        MountSource::FileSystem { .. } | MountSource::Memory { .. } => None,
     });
     shares.chain([plan.root.share.as_str()]).try_for_each(reach_share)?;
     let has_users = plan.namespaces.user;
@@ -71,8 +84,21 @@ pub(crate) fn spawn_init(
     }
     let (agent_end, child_end) =
         channel::pair().map_err(|errno| failed(format_args!("making a channel"), errno))?;
-    match sys::fork(namespaces::for_clone(plan.namespaces), Some(cgroup.fd())) {
-        Ok(Fork::Child) => child::become_init(plan, streams, nodes, ChildEnd { fd: child_end }),
+    let pids = sharer.filter(|_| plan.shared.as_ref().is_some_and(|shared| shared.pid));
+    if let Some(sharer) = pids {
+        sys::join_namespaces(sharer.init, libc::CLONE_NEWPID)
+            .map_err(|errno| failed(format_args!("joining the shared pid namespace"), errno))?;
+    }
+    let forked = sys::fork(namespaces::for_clone(plan.namespaces), Some(cgroup.fd()));
+    if let (Some(sharer), Err(_) | Ok(Fork::Parent { .. })) = (pids, &forked) {
+        sys::join_namespaces(sharer.own_pid_namespace, libc::CLONE_NEWPID)
+            .map_err(|errno| failed(format_args!("leaving the shared pid namespace"), errno))?;
+    }
+    match forked {
+        Ok(Fork::Child) => {
+            let given = Given { nodes, sharer: sharer.map(|sharer| sharer.init) };
+            child::become_init(plan, streams, given, ChildEnd { fd: child_end })
+        }
         Ok(Fork::Parent { pid, pidfd }) => {
             drop(child_end);
             if has_users && let Err(error) = map_users(pid, plan, &agent_end) {
@@ -106,6 +132,18 @@ fn reach_share(name: &str) -> Outcome<()> {
         result => result,
     };
     opened.map(drop).map_err(|errno| failed(format_args!("reaching the share {name:?}"), errno))
+}
+
+/// Unmounts a share from the agent's mount namespace. What a container that is gone had of it has gone
+/// with it.
+pub(crate) fn forget_share(name: &str) -> Outcome<()> {
+    crate::validate::name("share", name)?;
+    let path = format!("{}/{name}", layout::SHARES);
+    match unmount(path.as_str(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // It was never reached, or is not there.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(errno) => Err(failed(format_args!("unmounting the share {name:?}"), errno)),
+    }
 }
 
 /// What a further process of a container needs to know of it.

@@ -2,6 +2,7 @@
 
 use super::paths::{self, Kind};
 use super::rootfs::{READ_ONLY, attach_mount, copy_mount, share};
+use super::shared_memory;
 use crate::failure::{Outcome, failed, invalid};
 use crate::{layout, sys};
 use agent_protocol::{ContainerPlan, MountPlan, MountSource};
@@ -9,7 +10,7 @@ use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, OFlags, fstat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
@@ -24,7 +25,15 @@ pub(super) fn mount_all(root: BorrowedFd<'_>, plan: &ContainerPlan) -> Outcome<D
         let destination = &mount.destination;
         match &mount.source {
             MountSource::Share { name, directory, recursive } => {
-                bind_share(root, mount, name, *directory, *recursive)?;
+                let kind = if *directory { Kind::Directory } else { Kind::File };
+                bind(root, mount, &share(name, *recursive)?, kind)?;
+            }
+            MountSource::Memory { name, data: _ } => {
+                let copied =
+                    copy_mount(CWD, &shared_memory::path(name), false).map_err(|errno| {
+                        failed(format_args!("opening the shared tmpfs {name:?}"), errno)
+                    })?;
+                bind(root, mount, &copied, Kind::Directory)?;
             }
             MountSource::FileSystem { kind, .. } if kind == "cgroup" || kind == "cgroup2" => {
                 mount_cgroup(root, mount, plan)?;
@@ -67,25 +76,21 @@ fn is_dev(destination: &str) -> bool {
     destination.trim_end_matches('/') == "/dev"
 }
 
-fn bind_share(
-    root: BorrowedFd<'_>,
-    plan: &MountPlan,
-    name: &str,
-    directory: bool,
-    recursive: bool,
-) -> Outcome<()> {
+/// Attaches a detached mount at the plan's destination.
+fn bind(root: BorrowedFd<'_>, plan: &MountPlan, mount: &OwnedFd, kind: Kind) -> Outcome<()> {
     let destination = &plan.destination;
-    let mount = share(name, recursive)?;
     let (set, clear) = attributes(plan.flags)?;
-    let kind = if directory { Kind::Directory } else { Kind::File };
     if set != 0 {
         sys::set_mount_attributes(mount.as_fd(), false, set, clear, 0)
             .map_err(|errno| failed(format_args!("setting flags of {destination}"), errno))?;
     }
     let (target, _) = paths::ensure(root, destination, kind)
         .map_err(|errno| failed(format_args!("making the mount point {destination}"), errno))?;
-    attach_mount(mount.as_fd(), target.as_fd()).map_err(|errno| {
-        failed(format_args!("mounting the share {name:?} at {destination}"), errno)
+    attach_mount(mount.as_fd(), target.as_fd()).map_err(|errno| match &plan.source {
+        MountSource::Share { name, .. } => {
+            failed(format_args!("mounting the share {name:?} at {destination}"), errno)
+        }
+        _ => failed(format_args!("mounting at {destination}"), errno),
     })
 }
 

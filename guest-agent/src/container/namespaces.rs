@@ -2,7 +2,7 @@
 
 use crate::failure::{Outcome, failed};
 use crate::sys;
-use agent_protocol::{ContainerPlan, Namespaces};
+use agent_protocol::{ContainerPlan, Namespaces, SharedNamespaces};
 use core::ffi::c_int;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -76,6 +76,39 @@ pub(super) fn set_names(plan: &ContainerPlan) -> Outcome<()> {
             .map_err(|errno| failed(format_args!("setting the domainname {name:?}"), errno))?;
     }
     Ok(())
+}
+
+/// Namespaces that a container has, its own and the shared ones.
+pub(crate) fn all_of(plan: &ContainerPlan) -> Namespaces {
+    let own = plan.namespaces;
+    match &plan.shared {
+        None => own,
+        Some(shared) => Namespaces {
+            pid: own.pid || shared.pid,
+            uts: own.uts || shared.uts,
+            ipc: own.ipc || shared.ipc,
+            network: own.network || shared.network,
+            ..own
+        },
+    }
+}
+
+/// Joins the shared namespaces of the process that `init` is a pid descriptor of; its pid namespace was
+/// given by the agent.
+pub(super) fn join_shared(init: BorrowedFd<'_>, shared: &SharedNamespaces) -> Outcome<()> {
+    let wanted = [
+        (shared.uts, libc::CLONE_NEWUTS),
+        (shared.ipc, libc::CLONE_NEWIPC),
+        (shared.network, libc::CLONE_NEWNET),
+    ];
+    // Every flag is a positive int.
+    let kinds = c_int::try_from(bits(wanted, 0)).unwrap_or(0);
+    if kinds == 0 {
+        return Ok(());
+    }
+    sys::join_namespaces(init, kinds).map_err(|errno| {
+        failed(format_args!("joining the namespaces of container {:?}", shared.container), errno)
+    })
 }
 
 /// Joins the namespaces of the process that `init` is a pid descriptor of.

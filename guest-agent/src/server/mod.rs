@@ -15,6 +15,7 @@ use crate::sys;
 use crate::transport::Host;
 use agent_protocol::{Event, GuestMessage, Reply};
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, OwnedFd};
@@ -34,6 +35,8 @@ pub(crate) struct Server<'a> {
     own_pid_namespace: OwnedFd,
     configured: bool,
     loopback_is_up: bool,
+    /// Names of the file systems in memory that containers share.
+    memories: Vec<String>,
     next_key: u32,
     table: Table,
     relays: BTreeMap<u32, Relay>,
@@ -52,6 +55,7 @@ impl<'a> Server<'a> {
             own_pid_namespace,
             configured: false,
             loopback_is_up: false,
+            memories: Vec::new(),
             next_key: 1,
             table: Table::default(),
             relays: BTreeMap::new(),

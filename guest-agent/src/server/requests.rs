@@ -1,7 +1,7 @@
 //! Requests of the host: each is checked and handed on.
 
 use super::Server;
-use crate::container::{self, Cgroup, Limits};
+use crate::container::{self, Cgroup, Limits, Sharer};
 use crate::failure::{Outcome, failed, refused};
 use crate::poller::Source;
 use crate::process::{Container, Deletion, Process, Stage};
@@ -57,6 +57,9 @@ impl Server<'_> {
             Request::ConfigureNetwork(plan) => {
                 network::configure(&plan).map(|()| Some(Reply::Done))
             }
+            Request::ForgetShare { name } => {
+                container::forget_share(&name).map(|()| Some(Reply::Done))
+            }
             Request::UpdateResources { container, settings } => {
                 self.update_resources(&container, &settings).map(Some)
             }
@@ -90,11 +93,19 @@ impl Server<'_> {
             container::bring_up_loopback()?;
             self.loopback_is_up = true;
         }
+        if let Some(shared) = &plan.shared {
+            self.sharer(&shared.container)?;
+        }
+        container::make_shared_memory(&plan, &mut self.memories)?;
         let cgroup = Cgroup::create(&plan.id, &plan.cgroup)?;
         let key = self.new_key();
         let spawned = self
             .open_streams(key, &plan.init, owner(&plan.init, &plan.uid_mappings))
-            .and_then(|streams| container::spawn_init(&plan, &cgroup, streams))
+            .and_then(|streams| {
+                let shared = plan.shared.as_ref();
+                let sharer = shared.map(|shared| self.sharer(&shared.container)).transpose()?;
+                container::spawn_init(&plan, &cgroup, streams, sharer)
+            })
             .and_then(|spawned| self.watch_child(key, spawned));
         let spawned = match spawned {
             Ok(spawned) => spawned,
@@ -115,6 +126,7 @@ impl Server<'_> {
             memory_events: self.watch_memory(container_key, &cgroup),
             kills_told: 0,
             cgroup,
+            all_namespaces: container::all_of(&plan),
             namespaces: plan.namespaces,
             uid_mappings: plan.uid_mappings,
             gid_mappings: plan.gid_mappings,
@@ -127,6 +139,22 @@ impl Server<'_> {
         self.table.processes.insert(key, process);
         self.table.containers.insert(plan.id, container);
         Ok(())
+    }
+
+    /// A container whose namespaces can be shared.
+    fn sharer(&self, container: &str) -> Outcome<Sharer<'_>> {
+        let init = self
+            .table
+            .find(container, INIT_PROCESS)
+            .and_then(|key| self.table.processes.get(&key))
+            .ok_or_else(|| no_such(container, INIT_PROCESS))?;
+        if !init.is_alive() {
+            return Err(wrong_state(format_args!(
+                "container {container:?}, whose namespaces are to be shared, does not run"
+            )));
+        }
+        let own_pid_namespace = self.own_pid_namespace.as_fd();
+        Ok(Sharer { init: init.pidfd.as_fd(), own_pid_namespace })
     }
 
     /// Listens to what the kernel does for want of memory. Without it the host learns of that when

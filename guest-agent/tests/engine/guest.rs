@@ -142,6 +142,7 @@ impl Guest {
                 network: true,
                 user: false,
             },
+            shared: None,
             uid_mappings: vec![],
             gid_mappings: vec![],
             hostname: Some("inside".into()),

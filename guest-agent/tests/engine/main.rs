@@ -5,6 +5,7 @@ mod guest;
 mod hooks;
 mod isolation;
 mod lifecycle;
+mod pods;
 mod streams;
 mod terminal;
 mod users;

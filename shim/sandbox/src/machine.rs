@@ -7,7 +7,7 @@ use crate::spec::VmPlan;
 use agent_protocol::SHARES_TAG;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vmm_api::{
-    BalloonConfig, BootConfig, ConsoleConfig, FdSlot, FsConfig, MachineConfig, NetConfig,
+    BalloonConfig, BootConfig, ConsoleConfig, FdSlot, FsConfig, MachineConfig, NetConfig, Request,
     ShareConfig, VsockConfig,
 };
 
@@ -103,6 +103,14 @@ fn net_config<'f>(interface: &'f Interface, slots: &mut Slots<'f>) -> NetConfig 
     }
 }
 
+/// A share for a machine that runs: the request and the descriptor beside it.
+#[cfg_attr(not(test), expect(dead_code, reason = "for containers that come to a running sandbox"))]
+pub(crate) fn add_share(share: &OpenShare) -> (Request, Vec<BorrowedFd<'_>>) {
+    let mut slots = Slots::default();
+    let request = Request::AddShare(share_config(share, &mut slots));
+    (request, slots.descriptors)
+}
+
 fn share_config<'f>(share: &'f OpenShare, slots: &mut Slots<'f>) -> ShareConfig {
     ShareConfig {
         name: share.name.clone(),
@@ -126,15 +134,15 @@ pub(crate) fn command_line(plan: &VmPlan, host: &HostConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
     use vmm_api::{CachePolicy, ShareKind};
 
     fn null() -> OwnedFd {
         std::fs::File::open("/dev/null").unwrap().into()
     }
 
-    #[test]
-    fn each_slot_is_used_once() {
-        let share = |name: &str, kind| OpenShare {
+    fn share(name: &str, kind: ShareKind) -> OpenShare {
+        OpenShare {
             name: name.into(),
             descriptor: null(),
             kind,
@@ -143,7 +151,25 @@ mod tests {
                 ShareKind::Directory => CachePolicy::Auto,
                 ShareKind::File => CachePolicy::None,
             },
-        };
+        }
+    }
+
+    #[test]
+    fn a_later_share_has_the_first_slot_of_its_request() {
+        let share = share("later", ShareKind::File);
+        let (request, descriptors) = add_share(&share);
+        let Request::AddShare(config) = request else { panic!("{request:?}") };
+        assert_eq!(
+            (config.name.as_str(), config.root, config.read_only),
+            ("later", FdSlot(0), true)
+        );
+        assert_eq!((config.kind, config.cache), (ShareKind::File, CachePolicy::None));
+        assert_eq!(descriptors.len(), 1);
+        assert_eq!(descriptors[0].as_raw_fd(), share.descriptor.as_raw_fd());
+    }
+
+    #[test]
+    fn each_slot_is_used_once() {
         let files = MachineFiles {
             kvm: null(),
             kernel: null(),

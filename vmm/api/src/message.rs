@@ -30,9 +30,13 @@ pub enum Request {
         /// Port on the guest's side.
         port: u32,
     },
-    /// Add a share, whose descriptor is in slot 0, to the running file system.
+    /// Add a share, whose descriptor is in slot 0, to the running file system. When it is answered,
+    /// the guest finds it by name; names that it has not found are not remembered.
     AddShare(ShareConfig),
-    /// Remove a share; what the guest still holds of it answers ESTALE.
+    /// Remove a share. When it is answered, the VMM has closed what it held of it, but for a request
+    /// that runs at this moment; what the guest still holds answers ESTALE or EBADF. Changes that the
+    /// guest made through shared mappings only are lost unless it has synchronised them before. The
+    /// name can be given to another share at once.
     RemoveShare {
         /// Name of the share.
         name: String,

@@ -55,9 +55,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Answers FUSE_INIT. `auto` if a share has [`crate::CachePolicy::Auto`]: AUTO_INVAL_DATA, which
-    /// holds for all shares, has the guest drop what it has cached of a file when it has written to
-    /// it, so it is left out when no share needs it. `locks` says whether the guest is to ask for
+    /// Answers FUSE_INIT. `auto` if a share has, or the first one may have,
+    /// [`crate::CachePolicy::Auto`]: AUTO_INVAL_DATA, which holds for all shares, has the guest drop
+    /// what it has cached of a file when it has written to it, so it is left out when no share needs
+    /// it. `locks` says whether the guest is to ask for
     /// locks. Without a session the answer only names the version to try again with.
     ///
     /// # Errors

@@ -29,8 +29,8 @@ pub enum CachePolicy {
     None,
     /// Names and attributes are kept for less than a second, data until the next open or a change
     /// of size or modification time. A change on the host is seen within a second. A share of this
-    /// policy that is added after the guest has mounted a file system without one is served as
-    /// with `None`, since the guest was then told not to watch for changes of data.
+    /// policy that is added after the guest has mounted a file system with shares of other policies
+    /// only is served as with `None`, since the guest was then told not to watch for changes of data.
     Auto,
     /// Names, absent names, attributes, data and directory listings are kept until the guest needs
     /// the memory. Only for a directory that nothing but this sandbox changes.

@@ -192,7 +192,9 @@ impl Worker {
     }
 
     fn init(&mut self, args: &crate::wire::InitIn, flags2: u32) -> Result<Outcome, Errno> {
-        let auto = self.server.shares().iter().any(|share| share.cache == CachePolicy::Auto);
+        let shares = self.server.shares();
+        // A sandbox without shares gets them later, of any policy.
+        let auto = shares.is_empty() || shares.iter().any(|s| s.cache == CachePolicy::Auto);
         let (limits, locks) = (&self.server.limits, self.server.lock_policy);
         let (session, out) = Session::negotiate(args, flags2, limits, auto, locks)?;
         // A new session starts with nothing, also if the guest forgot to end the one before.

@@ -82,6 +82,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 }],
             }),
         ),
+        ("ForgetShare", Request::ForgetShare { name: "s".into() }),
         (
             "UpdateResources",
             Request::UpdateResources {
@@ -205,6 +206,13 @@ fn container_plan() -> ContainerPlan {
             network: true,
             user: true,
         },
+        shared: Some(SharedNamespaces {
+            container: "p".into(),
+            pid: false,
+            uts: true,
+            ipc: false,
+            network: false,
+        }),
         uid_mappings: vec![IdMapping { container_id: 0, host_id: 100_000, size: 65_536 }],
         gid_mappings: vec![IdMapping { container_id: 1, host_id: 2, size: 3 }],
         hostname: Some("h".into()),
@@ -227,6 +235,13 @@ fn container_plan() -> ContainerPlan {
                     copy_up: true,
                 },
                 flags: 0,
+                propagation: vec![],
+                recursive: None,
+            },
+            MountPlan {
+                destination: "/dev/shm".into(),
+                source: MountSource::Memory { name: "shm".into(), data: "size=64m".into() },
+                flags: 2,
                 propagation: vec![],
                 recursive: None,
             },

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::time::{Duration, SystemTime};
 
-use crate::client::{self, Fixture, bytes, c_string, config, needs_root, share};
+use crate::client::{Client, Fixture, bytes, c_string, config, needs_root, share};
 use file_server::wire::{
     CopyFileRangeIn, EntryOut, FallocateIn, FsyncIn, GetattrIn, Kstatfs, LseekIn, LseekOut,
     MknodIn, OpenOut, ReleaseIn, SetattrIn, StatxIn, StatxOut, WRITE_KILL_SUIDGID, WriteOut, fattr,
@@ -500,7 +500,7 @@ fn shows_shares_as_submounts_and_keeps_them_apart() {
     let mut alone = share("alone", &dir.path().join("alone"));
     alone.kind = ShareKind::File;
     let shares = vec![share("x", &dir.path().join("x")), share("y", &dir.path().join("y")), alone];
-    let mut client = client::Client::new(config(shares));
+    let mut client = Client::new(config(shares));
     let names: Vec<_> =
         client.list(1, 4096, true).unwrap().into_iter().map(|entry| entry.name).collect();
     assert_eq!(names, [".", "..", "alone", "x", "y"]);
@@ -558,6 +558,33 @@ fn adds_and_removes_shares_while_the_guest_uses_them() {
     let mut file = share("file", dir.path());
     file.kind = ShareKind::File;
     assert!(f.client.server.add_share(file).is_err());
+}
+
+#[test]
+fn a_guest_without_shares_gets_later_ones_as_they_come_and_go() {
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::write(dir.path().join("a"), "a").unwrap();
+    let mut client = Client::new(config(Vec::new()));
+    // A name that is not there is an error and no entry that could be believed for a while.
+    assert_eq!(client.lookup(1, "late"), Err(Errno::NOENT));
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        client.server.add_share(share("late", dir.path())).unwrap();
+        let root = client.lookup(1, "late").unwrap();
+        // The root's names are asked for each time; the policy of the share itself is in force.
+        assert_eq!((root.entry_valid, root.entry_valid_nsec), (0, 0));
+        assert!(root.attr_valid_nsec > 0, "{root:?}");
+        let node = client.lookup(root.nodeid, "a").unwrap();
+        assert!(!nodes.contains(&root.nodeid), "one node stands for two shares");
+        nodes.push(root.nodeid);
+        client.server.remove_share("late").unwrap();
+        assert_eq!(client.getattr(root.nodeid), Err(Errno::STALE));
+        assert_eq!(client.lookup(root.nodeid, "a"), Err(Errno::STALE));
+        assert_eq!(client.getattr(node.nodeid), Err(Errno::STALE));
+        assert_eq!(client.lookup(1, "late"), Err(Errno::NOENT));
+        let usage = client.server.usage();
+        assert_eq!((usage.inodes, usage.handles, usage.shares), (0, 0, 0));
+    }
 }
 
 #[test]
