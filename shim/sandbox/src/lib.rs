@@ -32,6 +32,7 @@ mod manage;
 mod mount_points;
 mod network;
 mod oom_witness;
+mod pid_namespace;
 mod policy;
 mod process;
 mod processes;

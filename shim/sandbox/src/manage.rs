@@ -302,7 +302,7 @@ fn report(stored: &Stored, detail: Detail) -> Report {
         owner: user_name(*owner).unwrap_or_else(|| format!("#{owner}")),
         annotations: record.annotations.clone(),
         end: record.end(),
-        walls: machine.and_then(|vmm| Walls::read(vmm, record.supervisor)),
+        walls: machine.and_then(|vmm| Walls::read(vmm, record.supervisor, record.walls.as_ref())),
         boot: boot.map(|boot| boot.report(detail >= Detail::Digests)),
     }
 }

@@ -5,12 +5,13 @@ use crate::config::HostConfig;
 use crate::limits::{check_memory, check_vcpus};
 use crate::spec::error::SpecError;
 use crate::spec::file_cache::{self, CacheWishes};
+use vmm_api::WallPolicy;
 
 /// Their prefix.
 const PREFIX: &str = "dev.ringfence.";
 
 /// Each one, without the prefix.
-const NAMES: [&str; 3] = ["memory_mib", "vcpus", "file_cache"];
+const NAMES: [&str; 4] = ["memory_mib", "vcpus", "file_cache", "walls"];
 
 /// What a bundle's annotations ask for.
 #[derive(Debug, Default)]
@@ -21,6 +22,8 @@ pub(super) struct Wishes {
     pub(super) vcpus: Option<u32>,
     /// What the guest keeps of its shares.
     pub(super) file_cache: CacheWishes,
+    /// What happens where the host does not give one of the walls.
+    pub(super) walls: Option<WallPolicy>,
 }
 
 /// Reads ringfence's own; those of others are ignored (config.md, Annotations).
@@ -50,10 +53,20 @@ pub(super) fn read(annotations: &[(&str, &str)], config: &HostConfig) -> Result<
                 check_vcpus(number()?).map_err(invalid)?;
                 wishes.vcpus = Some(number()?);
             }
+            "walls" => wishes.walls = Some(wall_policy(value).map_err(invalid)?),
             _ => wishes.file_cache = file_cache::read(value).map_err(invalid)?,
         }
     }
     Ok(wishes)
+}
+
+fn wall_policy(value: &str) -> Result<WallPolicy, String> {
+    match value {
+        "all" => Ok(WallPolicy::All),
+        "strict" => Ok(WallPolicy::Strict),
+        "report" => Ok(WallPolicy::Report),
+        _ => Err("it must be all, strict or report".to_owned()),
+    }
 }
 
 /// The error of an annotation, by its name without the prefix.
@@ -87,6 +100,14 @@ mod tests {
             let error = of(&config, name, value).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");
         }
+        // A bundle lowers its walls only where the host says that it may.
+        let walls = |config: &HostConfig, value| {
+            read(&[("dev.ringfence.walls", value)], config).map(|wishes| wishes.walls)
+        };
+        assert!(walls(&config, "report").unwrap_err().to_string().contains("allowed_annotations"));
+        config.allowed_annotations.push("walls".to_owned());
+        assert_eq!(walls(&config, "report").unwrap(), Some(WallPolicy::Report));
+        assert!(walls(&config, "none").unwrap_err().to_string().contains("strict"));
         config.allowed_annotations.clear();
         for (name, value) in
             [("dev.ringfence.memory_mib", "512"), ("dev.ringfence.file_cache", "none")]

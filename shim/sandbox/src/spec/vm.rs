@@ -9,6 +9,7 @@ use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use crate::spec::resources::Resources;
 use std::path::{Path, PathBuf};
+use vmm_api::WallPolicy;
 
 /// Memory beside a container's limit, in MiB: kernel, agent, page cache in motion.
 const OVERHEAD_MIB: u64 = 64;
@@ -30,6 +31,8 @@ pub struct VmPlan {
     pub parameters: Vec<String>,
     /// CPUs of the host on which the machine may run.
     pub host_cpus: Option<CpuList>,
+    /// What happens where the host does not give one of the walls.
+    pub walls: WallPolicy,
 }
 
 /// What the host has.
@@ -74,6 +77,7 @@ pub(super) fn plan(
         initrd: kernel.initrd,
         parameters: kernel.parameters,
         host_cpus: resources.host_cpus.clone(),
+        walls: wishes.walls.unwrap_or(config.walls),
     })
 }
 

@@ -18,8 +18,8 @@ mod record;
 mod survey;
 
 pub use default_root::default_root;
-pub(crate) use record::{Record, Stranger};
 pub use record::{End, Status};
+pub(crate) use record::{Record, Stranger};
 pub(crate) use survey::{Surveyed, survey};
 
 use crate::container_id::ContainerId;
@@ -160,6 +160,11 @@ impl StateDir {
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), StoreError> {
         change(&mut self.record);
         self.write()
+    }
+
+    /// Notes what the next change will write down.
+    pub(crate) fn note(&mut self, change: impl FnOnce(&mut Record)) {
+        change(&mut self.record);
     }
 
     /// Writes down where the container is in its life.
