@@ -334,6 +334,21 @@ impl Client {
         self.done("ConfigureNetwork", Request::ConfigureNetwork(plan), deadline).await
     }
 
+    /// Stops every process of a container, or lets them go on. Each stops when it next returns from the
+    /// kernel.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn freeze(
+        &self,
+        container: &str,
+        frozen: bool,
+        deadline: Duration,
+    ) -> Result<(), ClientError> {
+        let request = Request::Freeze { container: container.to_owned(), frozen };
+        self.done("Freeze", request, deadline).await
+    }
+
     /// Has the guest give up a share that no container uses any more.
     ///
     /// # Errors

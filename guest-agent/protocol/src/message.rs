@@ -102,6 +102,13 @@ pub enum Request {
     /// Set up the interfaces that the host has connected, in the namespace that containers without a
     /// network namespace of their own share.
     ConfigureNetwork(NetworkPlan),
+    /// Stop every process of a container, or let them go on (cgroup-v2.rst, `cgroup.freeze`).
+    Freeze {
+        /// Id of the container.
+        container: String,
+        /// Whether they stop.
+        frozen: bool,
+    },
     /// Give up a share that no container uses any more: its host is about to take it away.
     ForgetShare {
         /// Its name.

@@ -59,6 +59,11 @@ impl Cgroup {
         self.write("cgroup.kill", b"1")
     }
 
+    /// Stops every process in it and beneath it, or lets them go on.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<(), Errno> {
+        self.write("cgroup.freeze", if frozen { b"1" } else { b"0" })
+    }
+
     /// Sends a signal to every process in it and beneath it.
     pub(crate) fn signal(&self, signal: u8) -> Result<(), Errno> {
         if i32::from(signal) == libc::SIGKILL {

@@ -57,6 +57,7 @@ impl Server<'_> {
             Request::ConfigureNetwork(plan) => {
                 network::configure(&plan).map(|()| Some(Reply::Done))
             }
+            Request::Freeze { container, frozen } => self.freeze(&container, frozen).map(Some),
             Request::ForgetShare { name } => {
                 container::forget_share(&name).map(|()| Some(Reply::Done))
             }
@@ -303,6 +304,12 @@ impl Server<'_> {
     fn update_resources(&self, container: &str, settings: &[FileWrite]) -> Outcome<Reply> {
         validate::settings(settings)?;
         self.container(container)?.cgroup.update(settings).map(|()| Reply::Done)
+    }
+
+    fn freeze(&self, container: &str, frozen: bool) -> Outcome<Reply> {
+        self.container(container)?.cgroup.freeze(frozen).map(|()| Reply::Done).map_err(|errno| {
+            failed(format_args!("freezing or thawing container {container:?}"), errno)
+        })
     }
 
     fn container(&self, id: &str) -> Outcome<&Container> {

@@ -1,60 +1,50 @@
-//! `containerd-shim-ringfence-v2`: says what it is, and refuses what it cannot do yet.
+//! `containerd-shim-ringfence-v2`, the runtime `io.containerd.ringfence.v2` of containerd.
+//!
+//! containerd calls it as a command (`start`, `delete`, `-info`), and `start` leaves one process behind
+//! for each pod, which serves containerd's task API over ttrpc. What it is asked for is the business of
+//! the package `sandbox`; here are command line, messages and events.
 
+mod arguments;
+mod bootstrap;
+mod cleanup;
+mod daemon;
+mod events;
+mod info;
+mod log;
+mod metrics;
+mod options;
+mod rootfs;
+mod shim_error;
+mod task;
+
+use arguments::{Action, Arguments};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Name of the runtime in containerd's configuration.
-const RUNTIME: &str = "io.containerd.ringfence.v2";
+pub(crate) const RUNTIME: &str = "io.containerd.ringfence.v2";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> =
-        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    match answer(&arguments) {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(message) => {
-            eprintln!("containerd-shim-ringfence-v2: error: {message}");
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = sandbox::text::chain(&error);
+            // Who cannot be told learns it from the status.
+            drop(writeln!(std::io::stderr(), "containerd-shim-ringfence-v2: error: {text}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The answer to a command line.
-fn answer(arguments: &[String]) -> Result<String, String> {
-    match arguments.first().map(String::as_str) {
-        Some("-v" | "-version" | "--version") => Ok(format!(
-            "containerd-shim-ringfence-v2:\n  Version: {}\n  Runtime: {RUNTIME}",
-            env!("CARGO_PKG_VERSION")
-        )),
-        _ => Err(format!(
-            "containerd's task service is not implemented yet (called with {arguments:?}): run \
-             containers with \"ringfence run\""
-        )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ask(words: &[&str]) -> Result<String, String> {
-        answer(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn the_version_is_told() {
-        for option in ["-v", "-version", "--version"] {
-            assert!(ask(&[option]).unwrap().contains(env!("CARGO_PKG_VERSION")));
-        }
-    }
-
-    #[test]
-    fn everything_else_is_refused_with_what_was_asked() {
-        for words in [&[][..], &["start"], &["-namespace", "default", "-id", "c1", "delete"]] {
-            let message = ask(words).unwrap_err();
-            assert!(message.contains("not implemented yet"), "{message}");
-            assert!(words.iter().all(|word| message.contains(word)), "{message}");
-        }
-    }
+fn run() -> Result<(), shim_error::ShimError> {
+    let arguments = Arguments::read(std::env::args_os().skip(1))?;
+    let answer = match arguments.action {
+        Action::Version => info::version().into_bytes(),
+        Action::Info => info::info()?,
+        Action::Start => bootstrap::start(&arguments)?.into_bytes(),
+        Action::Delete => cleanup::delete(&arguments)?,
+        Action::Serve => return daemon::serve(arguments),
+    };
+    let mut output = std::io::stdout();
+    output.write_all(&answer).and_then(|()| output.flush()).map_err(shim_error::ShimError::Answer)
 }

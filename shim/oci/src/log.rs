@@ -3,21 +3,17 @@
 use crate::args::{Global, LogFormat};
 use crate::error::CommandError;
 use sandbox::text::rfc3339;
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::sync::OnceLock;
 use std::time::SystemTime;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::Level;
 
 /// Where messages go.
 #[derive(Debug)]
 pub(crate) struct Log {
     file: Option<File>,
     format: LogFormat,
-    level: Level,
 }
 
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -38,9 +34,10 @@ impl Log {
             (false, None) => Level::WARN,
         };
         let file = options.log.as_ref().map(open).transpose()?;
-        let log = LOG.get_or_init(|| Self { file, format: options.log_format, level });
-        // It fails only if it is called twice, which changes nothing.
-        drop(tracing::subscriber::set_global_default(Teller { log }));
+        let log = LOG.get_or_init(|| Self { file, format: options.log_format });
+        sandbox::tell_messages(level, env!("CARGO_CRATE_NAME"), |level, message| {
+            log.write(level, message);
+        });
         Ok(log)
     }
 
@@ -84,58 +81,6 @@ fn json_line(level: &str, message: &str) -> String {
 fn text_line(level: &str, message: &str) -> String {
     let time = rfc3339(SystemTime::now());
     format!("time=\"{time}\" level={level} msg={}\n", serde_json::Value::from(message))
-}
-
-/// What this process tells, to the log.
-struct Teller {
-    log: &'static Log,
-}
-
-impl Subscriber for Teller {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Other crates' messages are theirs.
-        let ours = ["sandbox", env!("CARGO_CRATE_NAME")];
-        *metadata.level() <= self.log.level
-            && ours.iter().any(|name| metadata.target().starts_with(name))
-    }
-
-    fn new_span(&self, _span: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _span: &Id, _values: &Record<'_>) {}
-
-    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let level = match *event.metadata().level() {
-            Level::ERROR => "error",
-            Level::WARN => "warning",
-            Level::INFO => "info",
-            _ => "debug",
-        };
-        let mut message = Message::default();
-        event.record(&mut message);
-        self.log.write(level, &message.0);
-    }
-
-    fn enter(&self, _span: &Id) {}
-
-    fn exit(&self, _span: &Id) {}
-}
-
-#[derive(Default)]
-struct Message(String);
-
-impl Visit for Message {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        // Writing to a string does not fail.
-        let _ = if field.name() == "message" {
-            write!(self.0, "{value:?}")
-        } else {
-            write!(self.0, " {}={value:?}", field.name())
-        };
-    }
 }
 
 #[cfg(test)]

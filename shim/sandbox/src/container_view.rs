@@ -52,7 +52,7 @@ impl View {
         let root = shares.iter().find(|share| share.name == ROOT_SHARE)?;
         let shown = |mount: &MountPlan| {
             let what = match &mount.source {
-                MountSource::FileSystem { .. } => What::Nothing,
+                MountSource::FileSystem { .. } | MountSource::Memory { .. } => What::Nothing,
                 MountSource::Share { name, recursive, .. } => {
                     let share = shares.iter().find(|share| share.name == *name)?;
                     What::Share {
@@ -178,8 +178,8 @@ enum Wish {
 }
 
 /// The end of the thread that works.
-#[derive(Debug)]
-pub(crate) struct Figurehead(SyncSender<(Wish, SyncSender<Result<(), Errno>>)>);
+#[derive(Clone, Debug)]
+pub struct Figurehead(SyncSender<(Wish, SyncSender<Result<(), Errno>>)>);
 
 impl Figurehead {
     /// Has the process's first thread show this. If it cannot, that is told: who enters the namespace
@@ -216,7 +216,7 @@ impl Figurehead {
 ///
 /// # Errors
 /// That of starting a thread.
-pub(crate) fn behind_figurehead<T: Send>(
+pub fn behind_figurehead<T: Send>(
     work: impl FnOnce(&Figurehead) -> T + Send,
 ) -> std::io::Result<T> {
     // Those that end programs are the work's to take, and not to end this thread with.

@@ -96,7 +96,7 @@ pub(crate) struct Guest {
     pub(crate) vm: VmProcess,
     pub(crate) cgroup: Option<HostCgroup>,
     /// Held for its end.
-    _network: Option<HostNetwork>,
+    pub(crate) network: Option<HostNetwork>,
     pub(crate) state: StateDir,
     pub(crate) deadline: Duration,
     pub(crate) size: MachineSize,
@@ -216,7 +216,8 @@ fn enter_cgroup(state: &mut StateDir, plan: &Plan) -> Result<Option<HostCgroup>,
             Ok(record) => {
                 state.change(|state| state.cgroup = Some(record.clone()))?;
                 let VmPlan { memory_mib, host_cpus, .. } = &plan.vm;
-                let settings = plan.container.settings();
+                let of_pod = plan.pod_settings.as_deref();
+                let settings = of_pod.unwrap_or_else(|| plan.container.settings());
                 let mut limits = host_cgroup::derive(settings, *memory_mib, host_cpus.as_deref());
                 limits.extend(plan.host_limits.iter().cloned().map(Limit::from));
                 match HostCgroup::enter(record, &limits)? {
@@ -241,12 +242,17 @@ fn enter_cgroup(state: &mut StateDir, plan: &Plan) -> Result<Option<HostCgroup>,
     }
 }
 
-fn single_files(shares: &[OpenShare]) -> Vec<String> {
+pub(crate) fn single_files(shares: &[OpenShare]) -> Vec<String> {
     let files = shares.iter().filter(|share| share.kind == ShareKind::File);
     files.map(|share| share.name.clone()).collect()
 }
 
 impl Prepared {
+    /// The opened shares, in the order of the plan's.
+    pub(crate) fn shares(&self) -> &[OpenShare] {
+        &self.files.shares
+    }
+
     /// Whether the container's network is what hooks make it.
     pub(crate) fn network_is_of_hooks(&self) -> bool {
         self.container.has_own_network() && !self.hooks.before_create.is_empty()
@@ -255,20 +261,24 @@ impl Prepared {
     /// Runs the hooks that come before the container is made, before its machine is made, too, and
     /// connects the interfaces that they have put into `namespace`, that of the container's process
     /// on the host.
-    pub(crate) async fn run_hooks_first(&mut self, namespace: &Path) -> Result<(), SandboxError> {
+    ///
+    /// Returns whether there are any.
+    pub(crate) async fn run_hooks_first(&mut self, namespace: &Path) -> Result<bool, SandboxError> {
         let before_create = std::mem::take(&mut self.hooks.before_create);
         hooks::run(&before_create, &self.hook_state).await?;
         let (network, interfaces) = connect_network(&mut self.state, namespace, false)?;
         if !interfaces.is_empty() {
             self.container.share_network();
         }
+        let has_interfaces = !interfaces.is_empty();
         (self.network, self.files.interfaces) = (network, interfaces);
-        Ok(())
+        Ok(has_interfaces)
     }
 
-    /// Starts the machine and waits until its agent is ready.
+    /// Starts the machine, waits until its agent is ready, and joins the container's streams with the
+    /// caller's.
     pub(crate) async fn boot(
-        mut self,
+        self,
         config: &HostConfig,
         parts: &Parts,
         terminal: Option<HostTerminal>,
@@ -276,6 +286,23 @@ impl Prepared {
         timeline: &mut Timeline,
     ) -> Result<Booted, SandboxError> {
         let wanted = self.wanted_streams(terminal.as_ref());
+        let (mut booted, ends) = self.boot_with(config, parts, wanted, signals, timeline).await?;
+        let console = terminal.as_ref().and_then(HostTerminal::console);
+        booted.streams = Streams::join(wanted, ends, console)?;
+        booted.terminal = terminal;
+        Ok(booted)
+    }
+
+    /// As [`Self::boot`], but returns the host's ends of the streams, in the order of the descriptors 0
+    /// to 2, or the terminal's.
+    pub(crate) async fn boot_with(
+        mut self,
+        config: &HostConfig,
+        parts: &Parts,
+        wanted: Wanted,
+        signals: &Signals,
+        timeline: &mut Timeline,
+    ) -> Result<(Booted, Vec<OwnedFd>), SandboxError> {
         let mut sockets = Sockets::open(wanted, FIRST_STREAM_PORT).map_err(StdioError::Sockets)?;
         let cpus = self.vm.host_cpus.as_deref();
         let mut vm = VmProcess::start(&parts.vmm, self.state.path(), cpus, self.vm.walls)
@@ -318,10 +345,8 @@ impl Prepared {
         }
         timeline.mark(Moment::AgentReady);
         let plan = sockets.plan();
-        let console = terminal.as_ref().and_then(HostTerminal::console);
-        let streams = Streams::join(wanted, sockets.into_ends(), console)?;
         let deadline = config.request_timeout();
-        Ok(Booted { terminal, ..self.booted(vm, connection, streams, (seccomp, plan), deadline) })
+        Ok((self.booted(vm, connection, (seccomp, plan), deadline), sockets.into_ends()))
     }
 
     /// What the machine is booted from.
@@ -349,7 +374,6 @@ impl Prepared {
         self,
         vm: VmProcess,
         connection: Connection,
-        streams: Streams,
         (seccomp, stdio): (Option<SeccompPlan>, StdioPlan),
         deadline: Duration,
     ) -> Booted {
@@ -366,13 +390,13 @@ impl Prepared {
                 events,
                 vm,
                 cgroup: self.cgroup,
-                _network: self.network,
+                network: self.network,
                 state: self.state,
                 deadline,
                 size,
                 settings,
             },
-            streams,
+            streams: Streams::none(),
             terminal: None,
             plan,
             hooks: self.hooks,
@@ -462,6 +486,28 @@ impl Booted {
     }
 }
 
+/// What an error of the agent's means, if it was no broken stream.
+///
+/// # Errors
+/// The error itself, if what it means depends on the machine.
+pub(crate) fn refusal_of_agent(
+    step: &'static str,
+    error: ClientError,
+) -> Result<SandboxError, ClientError> {
+    match error {
+        ClientError::Agent(source) => Ok(match source.kind {
+            AgentErrorKind::ProgramMissing => SandboxError::ProgramMissing(source),
+            AgentErrorKind::ProgramNotExecutable => SandboxError::ProgramNotExecutable(source),
+            AgentErrorKind::InvalidArgument
+            | AgentErrorKind::NotFound
+            | AgentErrorKind::WrongState
+            | AgentErrorKind::Failed => SandboxError::Guest { step, source },
+        }),
+        ClientError::Unsendable { .. } => Ok(SandboxError::PlanTooLarge { step, source: error }),
+        other => Err(other),
+    }
+}
+
 impl StateDir {
     /// Waits for the agent, for the machine's end and for a signal that gives up, whichever comes
     /// first.
@@ -494,19 +540,14 @@ impl StateDir {
         step: &'static str,
         error: ClientError,
     ) -> SandboxError {
+        let error = match refusal_of_agent(step, error) {
+            Ok(refusal) => return refusal,
+            Err(error) => error,
+        };
         match error {
-            ClientError::Agent(source) => match source.kind {
-                AgentErrorKind::ProgramMissing => SandboxError::ProgramMissing(source),
-                AgentErrorKind::ProgramNotExecutable => SandboxError::ProgramNotExecutable(source),
-                AgentErrorKind::InvalidArgument
-                | AgentErrorKind::NotFound
-                | AgentErrorKind::WrongState
-                | AgentErrorKind::Failed => SandboxError::Guest { step, source },
-            },
             ClientError::Deadline { .. } => {
                 SandboxError::Deadline { step, source: error, console: self.last_words() }
             }
-            ClientError::Unsendable { .. } => SandboxError::PlanTooLarge { step, source: error },
             ClientError::Closed | ClientError::Stream(_) => {
                 match tokio::time::timeout(DEATH_RATTLE, vm.ended()).await {
                     Ok(end) => SandboxError::VmDied { end, console: self.last_words() },
@@ -515,7 +556,10 @@ impl StateDir {
                     }
                 }
             }
-            ClientError::Protocol(_) | ClientError::Busy { .. } => {
+            ClientError::Protocol(_)
+            | ClientError::Busy { .. }
+            | ClientError::Agent(_)
+            | ClientError::Unsendable { .. } => {
                 SandboxError::Agent { step, source: error, console: self.last_words() }
             }
         }

@@ -29,10 +29,12 @@ mod limits_change;
 mod local_time;
 mod machine;
 mod manage;
+mod messages;
 mod mount_points;
 mod network;
 mod oom_witness;
 mod pid_namespace;
+pub mod pod;
 mod policy;
 mod process;
 mod processes;
@@ -53,10 +55,13 @@ mod walls;
 mod watched;
 
 /// What a container's guest tells of itself.
-pub use agent_protocol::{Counter, HugePageStatistics, IoStatistics, ProcessInfo, Statistics};
+pub use agent_protocol::{
+    Counter, HugePageStatistics, IoStatistics, MemoryStatistics, ProcessInfo, Statistics,
+};
 pub use boot_record::{BootFile, BootReport};
 pub use console::ConsoleError;
 pub use container_id::{ContainerId, ContainerIdError};
+pub use container_view::{Figurehead, behind_figurehead};
 pub use control::ControlError;
 pub use detach::{DetachError, Handover, has_handed_over, leave_supervisor};
 pub use doctor::{Diagnosis, Finding, Level, diagnose};
@@ -71,6 +76,7 @@ pub use host_files::HostFileError;
 pub use limits::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 pub use local_time::LocalTime;
 pub use manage::{Container, Detail, Processes, Report, delete, list, user_name};
+pub use messages::tell_messages;
 pub use network::NetworkError;
 pub use run::{ReadyWhen, RunOptions, run, supervise};
 pub use signal_number::signal_number;

@@ -85,17 +85,9 @@ pub(crate) struct Change {
     pub(crate) most_in_use: Option<u64>,
 }
 
-/// What an update means for a machine of this size whose container has these limits.
-///
-/// # Errors
-/// [`ChangeError::Memory`] or [`ChangeError::Cpu`].
-pub(crate) fn plan(
-    update: ResourceUpdate,
-    machine: MachineSize,
-    settings: &Settings,
-) -> Result<Change, ChangeError> {
-    let ResourceUpdate { settings: mut guest, host, cpu_period, host_cpus, check_before_update } =
-        update;
+/// What an update means in the guest, for a container with these limits.
+pub(crate) fn in_guest(update: ResourceUpdate, settings: &Settings) -> Vec<FileWrite> {
+    let ResourceUpdate { settings: mut guest, cpu_period, .. } = update;
     let (known_quota, known_period) = settings.cpu_max();
     for setting in guest.iter_mut().filter(|setting| setting.path == "cpu.max") {
         if !setting.value.contains(' ') {
@@ -106,6 +98,20 @@ pub(crate) fn plan(
         let value = format!("{known_quota} {period}");
         guest.push(FileWrite { path: "cpu.max".to_owned(), value });
     }
+    guest
+}
+
+/// What an update means for a machine of this size whose container has these limits.
+///
+/// # Errors
+/// [`ChangeError::Memory`] or [`ChangeError::Cpu`].
+pub(crate) fn plan(
+    update: ResourceUpdate,
+    machine: MachineSize,
+    settings: &Settings,
+) -> Result<Change, ChangeError> {
+    let ResourceUpdate { host, host_cpus, check_before_update, .. } = update.clone();
+    let guest = in_guest(update, settings);
     let mut most_in_use = None;
     for FileWrite { path, value } in &guest {
         match path.as_str() {

@@ -108,7 +108,6 @@ fn net_config<'f>(interface: &'f Interface, slots: &mut Slots<'f>) -> NetConfig 
 }
 
 /// A share for a machine that runs: the request and the descriptor beside it.
-#[cfg_attr(not(test), expect(dead_code, reason = "for containers that come to a running sandbox"))]
 pub(crate) fn add_share(share: &OpenShare) -> (Request, Vec<BorrowedFd<'_>>) {
     let mut slots = Slots::default();
     let request = Request::AddShare(share_config(share, &mut slots));

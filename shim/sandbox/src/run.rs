@@ -237,7 +237,7 @@ pub(crate) fn write_pid_file(path: &Path) -> Result<(), SandboxError> {
     })
 }
 
-fn host_facts() -> HostFacts {
+pub(crate) fn host_facts() -> HostFacts {
     /// Beyond what any host has, for a host that does not tell.
     const UNKNOWN_MIB: u64 = 1 << 20;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

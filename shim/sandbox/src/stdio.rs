@@ -126,6 +126,11 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
+    /// None at all.
+    pub(crate) fn none() -> Self {
+        Self { input: None, outputs: Vec::new() }
+    }
+
     /// Joins the sockets of `wanted`, in the order of its streams, with the caller's descriptors or
     /// the console.
     ///

@@ -1,6 +1,7 @@
 //! What happens inside a machine by itself, told to the controlling thread.
 
 use crate::boot::entry::EntryError;
+use crate::causes::with_causes;
 use devices::fault::FaultSink;
 use rustix::event::{EventfdFlags, eventfd};
 use std::error::Error;

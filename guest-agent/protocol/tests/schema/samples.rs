@@ -82,6 +82,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 }],
             }),
         ),
+        ("Freeze", Request::Freeze { container: container.clone(), frozen: true }),
         ("ForgetShare", Request::ForgetShare { name: "s".into() }),
         (
             "UpdateResources",

@@ -37,8 +37,16 @@ impl ProcessFile {
         }
         let document = serde_json::from_slice(&text)
             .map_err(|source| SpecError::Json { file: file.to_owned(), source })?;
+        Self::from_value(&document)
+    }
+
+    /// Reads what `process` is in a config.json.
+    ///
+    /// # Errors
+    /// [`SpecError`].
+    pub fn from_value(document: &serde_json::Value) -> Result<Self, SpecError> {
         let mut notes = Notes::default();
-        let process = process::read(&Node::document(&document), &mut notes)?;
+        let process = process::read(&Node::document(document), &mut notes)?;
         notes.tell();
         let (terminal, console_size) = (process.terminal, process.console_size);
         Ok(Self { plan: process_plan(process, None), terminal, console_size })

@@ -7,6 +7,7 @@ use crate::spec::annotations;
 use crate::spec::error::SpecError;
 use crate::spec::{ROOT_SHARE, SharePlan};
 use agent_protocol::{MountPlan, MountSource};
+use std::path::Path;
 use vmm_api::CachePolicy;
 
 /// What a bundle asks for.
@@ -60,6 +61,8 @@ pub(super) fn apply(
     shares: &mut [SharePlan],
 ) -> Result<(), SpecError> {
     for share in shares.iter_mut() {
+        // What a cluster's node agent replaces at once must be seen at once.
+        let default = if is_replaced_at_once(&share.path) { CachePolicy::None } else { default };
         share.cache = wishes.all.unwrap_or(default);
     }
     for (destination, policy) in &wishes.mounts {
@@ -76,6 +79,16 @@ pub(super) fn apply(
         }
     }
     Ok(())
+}
+
+/// Whether a path is a volume of a pod whose files change by the swap of a symbolic link.
+fn is_replaced_at_once(path: &Path) -> bool {
+    const KINDS: [&str; 4] = ["configmap", "secret", "projected", "downward-api"];
+    path.iter().any(|part| {
+        part.to_str()
+            .and_then(|part| part.strip_prefix("kubernetes.io~"))
+            .is_some_and(|kind| KINDS.contains(&kind))
+    })
 }
 
 /// The shares that are mounted there, one over the other.
@@ -97,6 +110,14 @@ fn shares_at<'m>(destination: &str, mounts: &'m [MountPlan]) -> Vec<&'m str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn volumes_that_are_swapped_are_known_by_their_place() {
+        let pods = "/var/lib/kubelet/pods/1-2/volumes";
+        let is = |name: &str| is_replaced_at_once(Path::new(&format!("{pods}/{name}")));
+        assert!(is("kubernetes.io~configmap/c") && is("kubernetes.io~projected/token"));
+        assert!(!is("kubernetes.io~empty-dir/d") && !is("configmap"));
+    }
 
     #[test]
     fn policies_are_read_for_all_shares_and_for_one() {

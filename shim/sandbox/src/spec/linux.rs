@@ -7,6 +7,7 @@ use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use crate::spec::mount_options::ms;
 use crate::spec::namespaces::{self, OwnNamespaces};
+use crate::spec::pod::Membership;
 use crate::spec::process::by_name;
 use crate::spec::seccomp::{self, SeccompSpec};
 use agent_protocol::{DevicePlan, FileWrite};
@@ -42,11 +43,12 @@ pub(super) struct Linux {
     pub(super) cgroups_path: Option<CgroupsPath>,
 }
 
-/// Reads `linux`; `systemd` says which form `cgroupsPath` has, `selinux` whether the host has labels.
+/// Reads `linux`; `systemd` says which form `cgroupsPath` has, `selinux` whether the host has labels,
+/// `pod` which namespaces can be shared.
 pub(super) fn read(
     linux: &Fields<'_>,
-    systemd: bool,
-    selinux: bool,
+    (systemd, selinux): (bool, bool),
+    pod: Option<&Membership>,
     notes: &mut Notes,
 ) -> Result<Linux, SpecError> {
     linux.refuse(
@@ -58,7 +60,7 @@ pub(super) fn read(
     linux.refuse("netDevices", "a guest has no network device of the host; remove it")?;
     linux.refuse("memoryPolicy", "a guest has one NUMA node; remove it")?;
     let read = Linux {
-        own: namespaces::read(linux)?,
+        own: namespaces::read(linux, pod)?,
         devices: devices::read(linux)?,
         masked_paths: read_paths(linux, "maskedPaths")?,
         readonly_paths: read_paths(linux, "readonlyPaths")?,

@@ -25,6 +25,7 @@ mod linux;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod pod;
 mod process;
 mod resources;
 mod seccomp;
@@ -42,6 +43,7 @@ pub use exec::{ProcessChanges, ProcessFile, capability_bit};
 pub use features::features;
 pub use hooks::{Hook, Hooks};
 pub use mounts::SharePlan;
+pub use pod::{Membership, PodRole};
 pub use resources::HostLimit;
 pub use seccomp::SeccompSpec;
 pub use update::ResourceUpdate;
@@ -68,6 +70,9 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Name of the share that is the container's root.
 pub const ROOT_SHARE: &str = "root";
+
+/// Version of the specification that the runtime's own documents are written for.
+pub(crate) const OCI_VERSION: &str = "1.2.0";
 
 /// A bundle whose config.json has been read.
 #[derive(Debug)]
@@ -106,6 +111,9 @@ pub struct Plan {
     pub network: Option<PathBuf>,
     /// The container's cgroup on the host, if it is to have one.
     pub cgroups_path: Option<CgroupsPath>,
+    /// Limits of the whole pod, in the guest's words, which the host's cgroup gets instead of the
+    /// container's.
+    pub pod_settings: Option<Vec<FileWrite>>,
     /// Limits of that cgroup that hold for nothing in the guest.
     pub host_limits: Vec<HostLimit>,
     /// Programs to run beside the container's own.
@@ -185,6 +193,32 @@ impl Bundle {
         config: &HostConfig,
         host: HostFacts,
     ) -> Result<Plan, SpecError> {
+        self.plan_in(None, id, overrides, config, host)
+    }
+
+    /// Which part in a pod its annotations give to it.
+    ///
+    /// # Errors
+    /// [`SpecError`], which names the annotation.
+    pub fn pod_role(&self) -> Result<PodRole, SpecError> {
+        let fields = Node::document(&self.document).fields()?;
+        let annotations =
+            fields.get("annotations").map_or(Ok(Vec::new()), |node| node.text_map())?;
+        pod::role(&annotations)
+    }
+
+    /// As [`Self::plan`], for a container that joins a pod, if one is given.
+    ///
+    /// # Errors
+    /// [`SpecError`], which names the property that cannot be fulfilled.
+    pub fn plan_in(
+        &self,
+        pod: Option<&Membership>,
+        id: &str,
+        overrides: &Overrides,
+        config: &HostConfig,
+        host: HostFacts,
+    ) -> Result<Plan, SpecError> {
         let mut notes = Notes::default();
         let fields = Node::document(&self.document).fields()?;
         let oci_version = read_version(&fields)?;
@@ -200,13 +234,22 @@ impl Bundle {
         let resources = resources::read(Some(&linux), &mut notes)?;
         let wishes = annotations::read(&annotations, config)?;
         file_cache::apply(&wishes.file_cache, config.file_cache, &mounts, &mut shares)?;
-        let vm = vm::plan(fields.fields("vm")?, &wishes, &resources, overrides, config, host)?;
-        let linux = linux::read(&linux, overrides.systemd_cgroup, host.selinux, &mut notes)?;
+        let of_pod = match pod::role(&annotations)? {
+            PodRole::Sandbox => pod::limits(&annotations)?,
+            PodRole::Alone | PodRole::Member(_) => None,
+        };
+        let sizes = of_pod.as_ref().unwrap_or(&resources);
+        let vm = vm::plan(fields.fields("vm")?, &wishes, sizes, overrides, config, host)?;
+        let host_has = (overrides.systemd_cgroup, host.selinux);
+        let linux = linux::read(&linux, host_has, pod, &mut notes)?;
         let hooks = match fields.fields("hooks")? {
             Some(hooks) => hooks::read(&hooks, &process.env, &mut notes)?,
             None => Hooks::default(),
         };
-        let (hostname, domainname) = read_names(&fields, linux.own.namespaces.uts)?;
+        let (hostname, domainname) = {
+            let shares_uts = linux.own.shared.as_ref().is_some_and(|shared| shared.uts);
+            read_names(&fields, linux.own.namespaces.uts || shares_uts)?
+        };
         let read_only = shares.first().is_some_and(|root| root.read_only);
         fields.tell_unknown(&mut notes);
         let terminal = process.terminal || overrides.terminal;
@@ -214,6 +257,7 @@ impl Bundle {
         let plan = ContainerPlan {
             id: id.to_owned(),
             namespaces: linux.own.namespaces,
+            shared: linux.own.shared,
             uid_mappings: linux.own.uid_mappings,
             gid_mappings: linux.own.gid_mappings,
             hostname,
@@ -240,6 +284,7 @@ impl Bundle {
             shares,
             network: linux.own.network,
             cgroups_path: linux.cgroups_path,
+            pod_settings: of_pod.map(|limits| limits.cgroup.settings),
             host_limits: resources.host,
             container: ContainerSpec { plan, seccomp: linux.seccomp, terminal, console_size },
             hooks,
@@ -278,6 +323,16 @@ impl ContainerSpec {
     /// It has the network of its whole guest.
     pub(crate) fn share_network(&mut self) {
         self.plan.namespaces.network = false;
+    }
+
+    /// Its mounts, to be changed.
+    pub(crate) fn mounts_mut(&mut self) -> &mut Vec<MountPlan> {
+        &mut self.plan.mounts
+    }
+
+    /// The process gets a terminal, or none, whatever the bundle says.
+    pub(crate) fn set_terminal(&mut self, terminal: bool) {
+        self.terminal = terminal;
     }
 
     /// Id of the container.

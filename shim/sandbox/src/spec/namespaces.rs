@@ -3,7 +3,8 @@
 
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
-use agent_protocol::{IdMapping, Namespaces};
+use crate::spec::pod::Membership;
+use agent_protocol::{IdMapping, Namespaces, SharedNamespaces};
 use std::path::PathBuf;
 
 /// Types of namespaces that a container can have.
@@ -21,22 +22,37 @@ pub(super) struct OwnNamespaces {
     pub(super) gid_mappings: Vec<IdMapping>,
     /// The host's network namespace that the guest is connected to.
     pub(super) network: Option<PathBuf>,
+    /// Those of its pod.
+    pub(super) shared: Option<SharedNamespaces>,
 }
 
 /// Reads `linux.namespaces` and the mappings that belong to a user namespace. A container without a
 /// mount namespace would have the guest's, where nobody else looks: it gets its own in any case.
-pub(super) fn read(linux: &Fields<'_>) -> Result<OwnNamespaces, SpecError> {
+pub(super) fn read(
+    linux: &Fields<'_>,
+    pod: Option<&Membership>,
+) -> Result<OwnNamespaces, SpecError> {
     let mut kinds: Vec<&str> = Vec::new();
+    let mut shared: Vec<&str> = Vec::new();
     let mut network = None;
     for item in linux.items("namespaces")? {
-        let kind = read_kind(&item, &mut network)?;
+        let kind = read_kind(&item, pod, &mut shared, &mut network)?;
         // config-linux.md: duplicate types must be an error.
         if kinds.contains(&kind) {
             return Err(item.invalid("this type of namespace is given twice"));
         }
         kinds.push(kind);
     }
-    let has = |kind| kinds.contains(&kind);
+    let shares = |kind| shared.contains(&kind);
+    let of_pod = pod.filter(|_| !shared.is_empty()).map(|pod| SharedNamespaces {
+        container: pod.sandbox.clone(),
+        pid: shares("pid"),
+        uts: shares("uts"),
+        ipc: shares("ipc"),
+        // Else it is that of the whole guest.
+        network: shares("network") && pod.has_own_network,
+    });
+    let has = |kind| kinds.contains(&kind) && !shares(kind);
     Ok(OwnNamespaces {
         namespaces: Namespaces {
             pid: has("pid"),
@@ -50,6 +66,7 @@ pub(super) fn read(linux: &Fields<'_>) -> Result<OwnNamespaces, SpecError> {
         uid_mappings: read_mappings(linux, "uidMappings", has("user"))?,
         gid_mappings: read_mappings(linux, "gidMappings", has("user"))?,
         network,
+        shared: of_pod,
     })
 }
 
@@ -104,7 +121,13 @@ fn overlap(one: &IdMapping, other: &IdMapping) -> bool {
     overlap(one.container_id, other.container_id) || overlap(one.host_id, other.host_id)
 }
 
-fn read_kind<'v>(item: &Node<'v>, network: &mut Option<PathBuf>) -> Result<&'v str, SpecError> {
+/// Reads one; `shared` gets its kind if it is the pod's, `network` the path of the host's.
+fn read_kind<'v>(
+    item: &Node<'v>,
+    pod: Option<&Membership>,
+    shared: &mut Vec<&'v str>,
+    network: &mut Option<PathBuf>,
+) -> Result<&'v str, SpecError> {
     let fields = item.fields()?;
     let node = fields.require("type", "the type of a namespace, for example \"pid\"")?;
     let kind = node.text()?;
@@ -116,6 +139,15 @@ fn read_kind<'v>(item: &Node<'v>, network: &mut Option<PathBuf>) -> Result<&'v s
                 "the types of namespaces are pid, network, mount, ipc, uts, user, cgroup and time",
             ));
         }
+    }
+    if let (Some(pod), Some(path)) = (pod, fields.get("path").filter(|path| !path.is_blank())) {
+        if !pod.owns(kind, path.text()?) {
+            return Err(path.unsupported(
+                "a container of a pod shares namespaces with the pod's first container only",
+            ));
+        }
+        shared.push(kind);
+        return Ok(kind);
     }
     if kind == "network" {
         if let Some(path) = fields.get("path").filter(|path| !path.is_blank()) {
@@ -140,7 +172,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn read(linux: &Value) -> Result<OwnNamespaces, SpecError> {
-        super::read(&Node::document(linux).fields()?)
+        super::read(&Node::document(linux).fields()?, None)
     }
 
     fn with_users(uids: &Value) -> Value {
@@ -188,6 +220,34 @@ mod tests {
             let error = read(&with_users(&uids)).unwrap_err().to_string();
             assert!(error.contains(problem), "{problem:?} in {error}");
         }
+    }
+
+    #[test]
+    fn a_member_shares_what_its_pod_has() {
+        let pod = Membership {
+            sandbox: "p".into(),
+            pid: 7,
+            network: Some("/run/netns/x".into()),
+            has_own_network: false,
+        };
+        let linux = json!({ "namespaces": [
+            { "type": "pid" },
+            { "type": "mount" },
+            { "type": "ipc", "path": "/proc/7/ns/ipc" },
+            { "type": "uts", "path": "/proc/7/ns/uts" },
+            { "type": "network", "path": "/proc/7/ns/net" },
+        ] });
+        let own = super::read(&Node::document(&linux).fields().unwrap(), Some(&pod)).unwrap();
+        assert_eq!(own.namespaces, Namespaces { pid: true, ..Namespaces::default() });
+        assert_eq!(own.network, None);
+        let shared = own.shared.unwrap();
+        assert_eq!(
+            (shared.pid, shared.uts, shared.ipc, shared.network),
+            (false, true, true, false)
+        );
+        let linux = json!({ "namespaces": [{ "type": "pid", "path": "/proc/8/ns/pid" }] });
+        let error = super::read(&Node::document(&linux).fields().unwrap(), Some(&pod)).unwrap_err();
+        assert!(error.to_string().contains("/proc/8/ns/pid"), "{error}");
     }
 
     #[test]

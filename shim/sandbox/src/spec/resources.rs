@@ -94,7 +94,7 @@ pub(super) fn read_limits(
 }
 
 impl Resources {
-    fn set(&mut self, path: &str, value: impl Into<String>) {
+    pub(super) fn set(&mut self, path: &str, value: impl Into<String>) {
         self.cgroup.settings.push(FileWrite { path: path.to_owned(), value: value.into() });
     }
 
@@ -328,7 +328,7 @@ fn read_quota(
 }
 
 /// Shares 2..=262144 to weights 1..=10000.
-fn weight_of_shares(shares: u64) -> u64 {
+pub(super) fn weight_of_shares(shares: u64) -> u64 {
     let shares = shares.clamp(2, 262_144);
     1 + (shares - 2) * 9_999 / 262_142
 }

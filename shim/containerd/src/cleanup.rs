@@ -1,0 +1,43 @@
+//! `delete`: containerd has lost the shim of a container; what is left of it goes.
+
+use crate::arguments::Arguments;
+use crate::bootstrap::socket_path;
+use crate::rootfs;
+use crate::shim_error::ShimError;
+use containerd_shim_protos::api::DeleteResponse;
+use protobuf::well_known_types::timestamp::Timestamp;
+use protobuf::{Message, MessageField};
+use sandbox::spec::{Bundle, PodRole};
+use std::path::{Path, PathBuf};
+
+/// 128 and SIGKILL.
+const KILLED: u32 = 137;
+
+/// Where the state of the pods of a namespace is.
+pub(crate) fn state_root(namespace: &str) -> PathBuf {
+    Path::new("/run/containerd/ringfence").join(namespace)
+}
+
+/// See the module.
+pub(crate) fn delete(arguments: &Arguments) -> Result<Vec<u8>, ShimError> {
+    let bundle = if arguments.bundle.as_os_str().is_empty() {
+        std::env::current_dir()
+            .map_err(|source| ShimError::Path { path: PathBuf::from("."), source })?
+    } else {
+        arguments.bundle.clone()
+    };
+    // A bundle that cannot be read belongs to nobody's pod.
+    let role = Bundle::read(&bundle).ok().and_then(|bundle| bundle.pod_role().ok());
+    if !matches!(role, Some(PodRole::Member(_))) {
+        sandbox::delete(&state_root(&arguments.namespace), &arguments.id, true)?;
+        let socket = socket_path(&arguments.address, &arguments.namespace, &arguments.id);
+        drop(std::fs::remove_file(socket));
+    }
+    rootfs::unmount(&bundle.join("rootfs"))?;
+    let response = DeleteResponse {
+        exit_status: KILLED,
+        exited_at: MessageField::some(Timestamp::from(std::time::SystemTime::now())),
+        ..DeleteResponse::default()
+    };
+    response.write_to_bytes().map_err(ShimError::Message)
+}

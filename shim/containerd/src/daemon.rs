@@ -1,0 +1,108 @@
+//! The process that serves one pod.
+
+use crate::arguments::Arguments;
+use crate::cleanup::state_root;
+use crate::shim_error::ShimError;
+use crate::task::{Known, TaskService};
+use crate::{events, log};
+use containerd_shim_protos::shim_async::create_task;
+use rustix::fs::{Mode, OFlags};
+use sandbox::{Figurehead, behind_figurehead};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use ttrpc::asynchronous::Server;
+use ttrpc::asynchronous::transport::Listener;
+
+/// The task API's names; its messages are the same.
+const TASK_V3: &str = "containerd.task.v3.Task";
+const TASK_V2: &str = "containerd.task.v2.Task";
+/// containerd's socket for events.
+const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
+/// How long the last events and answers may take.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// Serves until containerd says that it is over.
+pub(crate) fn serve(arguments: Arguments) -> Result<(), ShimError> {
+    // It fails for the leader of a session only, as which nobody starts it.
+    let _ = rustix::process::setsid();
+    log::start(&arguments.id, arguments.debug);
+    let listener = take_listener().map_err(ShimError::Spawn)?;
+    let served = behind_figurehead(|figurehead| live(&arguments, listener, figurehead.clone()));
+    let result = served.map_err(ShimError::Runtime).flatten();
+    if let Err(error) = &result {
+        tracing::error!("{}", sandbox::text::chain(error));
+    }
+    result
+}
+
+/// The socket came as the standard input; nobody else has it.
+fn take_listener() -> std::io::Result<UnixListener> {
+    let listener: OwnedFd = rustix::stdio::stdin().try_clone_to_owned()?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(null.as_fd())?;
+    let listener = UnixListener::from(listener);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn live(
+    arguments: &Arguments,
+    listener: UnixListener,
+    figurehead: Figurehead,
+) -> Result<(), ShimError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ShimError::Runtime)?;
+    let result = runtime.block_on(serve_pod(arguments, listener, figurehead));
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve_pod(
+    arguments: &Arguments,
+    listener: UnixListener,
+    figurehead: Figurehead,
+) -> Result<(), ShimError> {
+    let socket = listener.local_addr().ok();
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(ShimError::Runtime)?;
+    let (sender, queue) = mpsc::unbounded_channel();
+    let known = Arc::new(Known::default());
+    let over = Arc::new(Notify::new());
+    let service = Arc::new(TaskService::new(
+        state_root(&arguments.namespace),
+        figurehead,
+        sender,
+        Arc::clone(&known),
+        Arc::clone(&over),
+    ));
+    let publisher = tokio::spawn(events::publish(
+        queue,
+        known,
+        std::env::var(TTRPC_ADDRESS).ok(),
+        arguments.namespace.clone(),
+    ));
+    let mut services = create_task(service.clone());
+    for (name, more) in create_task(service.clone()) {
+        services.insert(if name == TASK_V3 { TASK_V2.to_owned() } else { name }, more);
+    }
+    let mut server =
+        Server::new().add_listener(Listener::from(listener)).register_service(services);
+    server.start().await.map_err(ShimError::Service)?;
+    over.notified().await;
+    service.end().await;
+    // The answer to the call that ends it is still to be sent.
+    let stopped = tokio::time::timeout(LAST_WORDS, server.shutdown()).await;
+    if stopped.is_err() {
+        tracing::warn!("connections were still open at the end");
+    }
+    drop((server, service));
+    drop(tokio::time::timeout(LAST_WORDS, publisher).await);
+    if let Some(path) = socket.as_ref().and_then(|address| address.as_pathname()) {
+        drop(std::fs::remove_file(path));
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! A sandbox with several containers, as a shim of containerd needs it: the first container makes the
+//! virtual machine, further ones join it and share its namespaces, and it ends when all of them have.
+//!
+//! Nobody but this module knows the guest. Who calls it has ids, bundles and the names of streams, and
+//! hears of what happens through one queue, in order: a start is told before the end, whatever the guest
+//! says first.
+
+mod create;
+mod error;
+mod fifo;
+mod guest_events;
+mod machine;
+mod operations;
+mod shares;
+mod table;
+
+pub use create::{NewContainer, PodOptions};
+pub use error::PodError;
+pub use fifo::StdioPaths;
+pub use table::{PodEvent, PodExit, PodProcess, PodStatus};
+
+use crate::spec::Membership;
+use agent_client::Client;
+use machine::Machine;
+use shares::Shares;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use table::Table;
+use tokio::sync::mpsc;
+
+/// Containers in one virtual machine; see the module. Copies are the same pod.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: PodOptions,
+    /// Id of the first container, which is the sandbox's.
+    sandbox: String,
+    membership: Membership,
+    client: Client,
+    machine: Machine,
+    deadline: Duration,
+    table: Mutex<Table>,
+    shares: Mutex<Shares>,
+    next_port: AtomicU32,
+    events: mpsc::UnboundedSender<PodEvent>,
+}
+
+impl Inner {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells what has happened. Called with the table locked, so that the order is that of the table.
+    fn tell(&self, events: impl IntoIterator<Item = PodEvent>) {
+        for event in events {
+            // Whoever does not listen any more is about to end.
+            let _ = self.events.send(event);
+        }
+    }
+}
