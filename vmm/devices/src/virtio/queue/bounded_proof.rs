@@ -3,7 +3,7 @@
 //! buffer there is. What a larger world could show beside that is a longer way through the same states;
 //! random ones are tried by the property tests and the fuzz target.
 
-use vm_memory::{Bytes, GuestAddress, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use super::chain::Chain;
 use crate::memory::GuestRam;
@@ -137,12 +137,14 @@ fn every_chain_of_a_bounded_world_is_walked_as_the_standard_says() {
         }
     };
     for first in &ring {
-        for second in &ring {
+        let goes_on = first.flags & Descriptor::NEXT != 0;
+        // A second one that the first does not lead to is not looked at.
+        let seconds = if goes_on { &ring[..] } else { &ring[..1] };
+        for second in seconds {
             let chain = [first, second];
             write(&memory, RING, chain);
             for indirect in [false, true] {
-                let goes_on = first.flags & Descriptor::NEXT != 0 && first.next == 1;
-                let leads = leads_in(first) || (goes_on && leads_in(second));
+                let leads = leads_in(first) || (goes_on && first.next == 1 && leads_in(second));
                 if !indirect || !leads {
                     compare(chain, [&inner[0]; 2], indirect);
                     continue;
@@ -159,5 +161,5 @@ fn every_chain_of_a_bounded_world_is_walked_as_the_standard_says() {
         }
     }
     // Both kinds, and not a handful of either.
-    assert!(good > 100 && bad > 100_000, "{good} good, {bad} bad");
+    assert!(good > 100 && bad > 10_000, "{good} good, {bad} bad");
 }
