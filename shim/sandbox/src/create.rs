@@ -20,7 +20,7 @@ use crate::host_files::{self, OpenShare};
 use crate::limits_change::{MachineSize, Settings};
 use crate::machine::{self, MachineFiles};
 use crate::mount_points;
-use crate::network::{HostNetwork, Interface, Network};
+use crate::network::{HostNetwork, Interface, Network, NetworkRecord};
 use crate::policy::{self, SignalAction, Situation, Terminal};
 use crate::signals::Signals;
 use crate::spec::{ContainerSpec, Hooks, Plan, VmPlan};
@@ -53,6 +53,7 @@ pub(crate) struct Prepared {
     id: ContainerId,
     cgroup: Option<HostCgroup>,
     network: Option<HostNetwork>,
+    namespace: Option<NetworkRecord>,
     state: StateDir,
     vm: VmPlan,
     files: MachineFiles,
@@ -97,6 +98,8 @@ pub(crate) struct Guest {
     pub(crate) cgroup: Option<HostCgroup>,
     /// Held for its end.
     pub(crate) network: Option<HostNetwork>,
+    /// What stands in the host's namespace, if there is one.
+    pub(crate) namespace: Option<NetworkRecord>,
     pub(crate) state: StateDir,
     pub(crate) deadline: Duration,
     pub(crate) size: MachineSize,
@@ -152,8 +155,10 @@ pub(crate) fn prepare(
     }
     let console = state.console()?;
     let cgroup = enter_cgroup(&mut state, &plan)?;
-    let (network, interfaces) = match &plan.network {
-        Some(namespace) => connect_network(&mut state, namespace, true)?,
+    let network = plan.network.as_deref().map(Network::look).transpose()?;
+    let namespace = network.as_ref().map(Network::record);
+    let (network, interfaces) = match network {
+        Some(network) => connect_network(&mut state, network, true)?,
         None => (None, Vec::new()),
     };
     Ok(Prepared {
@@ -162,6 +167,7 @@ pub(crate) fn prepare(
         state,
         vm: plan.vm,
         network,
+        namespace,
         files: MachineFiles { kvm, kernel, initrd, console, shares, interfaces },
         kernel_path,
         initrd_path,
@@ -183,10 +189,9 @@ pub(crate) fn prepare(
 /// written down before: the namespace outlives this process.
 fn connect_network(
     state: &mut StateDir,
-    namespace: &Path,
+    network: Network,
     journal: bool,
 ) -> Result<(Option<HostNetwork>, Vec<Interface>), SandboxError> {
-    let network = Network::look(namespace)?;
     let record = network.record();
     if record.interfaces.is_empty() {
         return Ok((None, Vec::new()));
@@ -258,6 +263,17 @@ impl Prepared {
         self.container.has_own_network() && !self.hooks.before_create.is_empty()
     }
 
+    /// Whether it has a network of its own, which is not a namespace of the host that has a name.
+    pub(crate) fn has_own_network(&self) -> bool {
+        self.container.has_own_network()
+    }
+
+    /// Nothing may be put into `namespace`, that of the container's process on the host, any more.
+    pub(crate) fn expect_no_interfaces(&mut self, namespace: &Path) {
+        let record = NetworkRecord { namespace: namespace.to_owned(), interfaces: Vec::new() };
+        self.namespace.get_or_insert(record);
+    }
+
     /// Runs the hooks that come before the container is made, before its machine is made, too, and
     /// connects the interfaces that they have put into `namespace`, that of the container's process
     /// on the host.
@@ -266,7 +282,9 @@ impl Prepared {
     pub(crate) async fn run_hooks_first(&mut self, namespace: &Path) -> Result<bool, SandboxError> {
         let before_create = std::mem::take(&mut self.hooks.before_create);
         hooks::run(&before_create, &self.hook_state).await?;
-        let (network, interfaces) = connect_network(&mut self.state, namespace, false)?;
+        let network = Network::look_at_own(namespace)?;
+        self.namespace = Some(network.record());
+        let (network, interfaces) = connect_network(&mut self.state, network, false)?;
         if !interfaces.is_empty() {
             self.container.share_network();
         }
@@ -391,6 +409,7 @@ impl Prepared {
                 vm,
                 cgroup: self.cgroup,
                 network: self.network,
+                namespace: self.namespace,
                 state: self.state,
                 deadline,
                 size,

@@ -32,6 +32,7 @@ mod manage;
 mod messages;
 mod mount_points;
 mod network;
+mod network_settings;
 mod oom_witness;
 mod pid_namespace;
 pub mod pod;

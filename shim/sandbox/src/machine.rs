@@ -3,6 +3,7 @@
 use crate::config::HostConfig;
 use crate::host_files::OpenShare;
 use crate::network::Interface;
+use crate::network_settings::NetworkSettings;
 use crate::spec::VmPlan;
 use agent_protocol::SHARES_TAG;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,8 +27,10 @@ const MAX_FS_QUEUES: u8 = 4;
 /// Two are there for pages that a guest would touch for nothing. On one CPU the kernel takes the lock
 /// prefixes out of 8 000 instructions, and with them writes to every page of its text, which it shares
 /// with other guests until then. And memory for each CPU comes by the page and not by the 2 MiB.
+///
+/// A guest has no dummy network device that nobody has asked for.
 const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet panic=-1 reboot=k rcupdate.rcu_expedited=1 \
-                                 noreplace-smp percpu_alloc=page";
+                                 noreplace-smp percpu_alloc=page dummy.numdummies=0";
 
 /// What a machine is made of, opened.
 #[derive(Debug)]
@@ -90,20 +93,30 @@ pub(crate) fn configure<'f>(
             shares_later: files.shares.is_empty(),
         }),
         disks: Vec::new(),
-        nets: files.interfaces.iter().map(|net| net_config(net, &mut slots)).collect(),
+        nets: files
+            .interfaces
+            .iter()
+            .map(|net| net_config(net, plan.network, &mut slots))
+            .collect(),
         rng: true,
         balloon: Some(BalloonConfig { free_page_reporting: true }),
     };
     (config, slots.descriptors)
 }
 
-fn net_config<'f>(interface: &'f Interface, slots: &mut Slots<'f>) -> NetConfig {
+fn net_config<'f>(
+    interface: &'f Interface,
+    settings: NetworkSettings,
+    slots: &mut Slots<'f>,
+) -> NetConfig {
     NetConfig {
         tap: slots.add(&interface.tap),
         mac: interface.plan.mac,
         mtu: u16::try_from(interface.plan.mtu).unwrap_or(u16::MAX),
-        sources: Some(interface.sources.clone()),
-        metadata: false,
+        sources: (!settings.any_source).then(|| interface.sources.clone()),
+        metadata: settings.metadata,
+        sent: settings.rate.sent,
+        received: settings.rate.received,
     }
 }
 
@@ -188,7 +201,11 @@ mod tests {
             initrd: None,
             parameters: vec!["bundle=1".into()],
             host_cpus: None,
+<<<<<<< HEAD
+            network: NetworkSettings::default(),
+=======
             walls: vmm_api::WallPolicy::Strict,
+>>>>>>> wall2
         };
         let host = HostConfig { kernel_parameters: vec!["host=1".into()], ..HostConfig::default() };
         let (config, descriptors) = configure("c1", &plan, &host, &files, Some(7));

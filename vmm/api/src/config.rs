@@ -162,6 +162,10 @@ pub struct NetConfig {
     pub sources: Option<Vec<IpAddr>>,
     /// Whether it may send to 169.254.169.254, where clouds answer with the host's credentials.
     pub metadata: bool,
+    /// How much it may send; operations are packets.
+    pub sent: RateLimit,
+    /// How much it may receive.
+    pub received: RateLimit,
 }
 
 /// Bytes of the header before each frame of a tap (TUNSETVNETHDRSZ).

@@ -257,6 +257,10 @@ pub struct NetSpec {
     pub sources: Option<Vec<IpAddr>>,
     /// Whether it may reach 169.254.169.254.
     pub metadata: bool,
+    /// How much it may send.
+    pub sent: RateLimit,
+    /// How much it may receive.
+    pub received: RateLimit,
 }
 
 impl MachineSpec {
@@ -375,19 +379,14 @@ impl DiskSpec {
         if !serial.is_empty() {
             check_text("a disk's serial number", &serial, MAX_SERIAL)?;
         }
-        let RateLimit { bytes, operations } = rate_limit.unwrap_or_default();
-        for TokenBucket { burst, per_second } in bytes.into_iter().chain(operations) {
-            if burst == 0 || per_second == 0 {
-                return Err(SpecError::RateLimit { burst, per_second });
-            }
-        }
+        check_rate(rate_limit.unwrap_or_default())?;
         Ok(Self { image: fds.take("a disk's image", image)?, read_only, serial, rate_limit })
     }
 }
 
 impl NetSpec {
     fn new(config: NetConfig, fds: &mut Fds) -> Result<Self, SpecError> {
-        let NetConfig { tap, mac, mtu, sources, metadata } = config;
+        let NetConfig { tap, mac, mtu, sources, metadata, sent, received } = config;
         // The lowest bit of the first byte is that of a group (IEEE 802).
         if mac == [0; 6] || mac.first().is_none_or(|first| first & 1 != 0) {
             return Err(SpecError::Mac { mac });
@@ -395,8 +394,20 @@ impl NetSpec {
         if mtu < MIN_MTU {
             return Err(SpecError::Mtu { mtu });
         }
-        Ok(Self { tap: fds.take("the tap of a network", tap)?, mac, mtu, sources, metadata })
+        check_rate(sent)?;
+        check_rate(received)?;
+        let tap = fds.take("the tap of a network", tap)?;
+        Ok(Self { tap, mac, mtu, sources, metadata, sent, received })
     }
+}
+
+fn check_rate(RateLimit { bytes, operations }: RateLimit) -> Result<(), SpecError> {
+    for TokenBucket { burst, per_second } in bytes.into_iter().chain(operations) {
+        if burst == 0 || per_second == 0 {
+            return Err(SpecError::RateLimit { burst, per_second });
+        }
+    }
+    Ok(())
 }
 
 fn guest_cid(config: &VsockConfig) -> Result<u32, SpecError> {

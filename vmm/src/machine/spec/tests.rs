@@ -165,7 +165,15 @@ fn checks_a_share_that_comes_later_alike() {
 fn a_network_needs_an_address_and_room_for_packets() {
     let with = |mac: [u8; 6], mtu| {
         let mut config = good();
-        config.nets = vec![NetConfig { tap: FdSlot(6), mac, mtu, sources: None, metadata: false }];
+        config.nets = vec![NetConfig {
+            tap: FdSlot(6),
+            mac,
+            mtu,
+            sources: None,
+            metadata: false,
+            sent: RateLimit::default(),
+            received: RateLimit::default(),
+        }];
         MachineSpec::new(config, fds(7)).map(|spec| spec.devices.nets.len())
     };
     assert_eq!(with([2, 0, 0, 0, 0, 1], 1500), Ok(1));
