@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use vmm_api::{Reply, Request, ShareKind, VmmErrorKind};
+use vmm_api::{Reply, Request, ShareKind, VmmErrorKind, WallsReport};
 
 /// How long the virtual machine's end may take to be seen after its agent's stream has broken.
 const DEATH_RATTLE: Duration = Duration::from_secs(1);
@@ -323,8 +323,8 @@ impl Prepared {
     ) -> Result<(Booted, Vec<OwnedFd>), SandboxError> {
         let mut sockets = Sockets::open(wanted, FIRST_STREAM_PORT).map_err(StdioError::Sockets)?;
         let cpus = self.vm.host_cpus.as_deref();
-        let mut vm =
-            VmProcess::start(&parts.vmm, self.state.path(), cpus).map_err(SandboxError::Machine)?;
+        let mut vm = VmProcess::start(&parts.vmm, self.state.path(), cpus, self.vm.walls)
+            .map_err(SandboxError::Machine)?;
         let reference = vm.reference();
         let boot = self.boot_record(config)?;
         self.state.change(|record| {
@@ -339,8 +339,13 @@ impl Prepared {
         let asked = asked.map_err(|error| self.boot_error(config, error))?;
         // The guest boots while its filter is compiled.
         let seccomp = self.container.seccomp().map(|spec| spec.compile()).transpose()?;
-        let spans = booted(&mut vm, asked).await.map_err(|error| self.boot_error(config, error))?;
+        let booted = booted(&mut vm, asked).await;
+        let (spans, walls) = booted.map_err(|error| self.boot_error(config, error))?;
         timeline.vmm(spans);
+        for down in &walls.down {
+            tracing::info!("a wall of the virtual machine is not up: {down}");
+        }
+        self.state.note(|record| record.walls = Some(walls));
         let connected = Client::connect(control, config.boot_timeout());
         let connection =
             self.state.watch(&mut vm, signals, "waiting for the guest's agent", connected).await;
@@ -426,7 +431,11 @@ impl Prepared {
         config: &HostConfig,
         ports: Vec<(u32, OwnedFd)>,
     ) -> Result<Vec<Asked>, VmError> {
-        let (machine, fds) = machine::configure(self.id.as_str(), &self.vm, config, &self.files);
+        // Another user than its own is not to be had for who is not root.
+        let user = vm.reference().filter(|_| rustix::process::geteuid().is_root());
+        let user = user.and_then(|vmm| config.vmm_user(vmm.pid));
+        let (machine, fds) =
+            machine::configure(self.id.as_str(), &self.vm, config, &self.files, user);
         let mut asked = vec![vm.ask_boot(machine, &fds).await?];
         for (port, descriptor) in ports {
             asked.push(vm.ask(Request::ListenVsock { port }, &[descriptor.as_fd()]).await?);
@@ -453,11 +462,14 @@ impl Prepared {
 }
 
 /// The answers to what [`Prepared::ask`] asked, in its order.
-async fn booted(vm: &mut VmProcess, asked: Vec<Asked>) -> Result<Vec<vmm_api::Span>, VmError> {
+async fn booted(
+    vm: &mut VmProcess,
+    asked: Vec<Asked>,
+) -> Result<(Vec<vmm_api::Span>, WallsReport), VmError> {
     let mut asked = asked.into_iter();
-    let spans = match asked.next() {
+    let booted = match asked.next() {
         Some(boot) => vm.booted(boot).await?,
-        None => Vec::new(),
+        None => Default::default(),
     };
     for port in asked {
         match vm.answer(port).await? {
@@ -467,7 +479,7 @@ async fn booted(vm: &mut VmProcess, asked: Vec<Asked>) -> Result<Vec<vmm_api::Sp
             }
         }
     }
-    Ok(spans)
+    Ok(booted)
 }
 
 impl Booted {

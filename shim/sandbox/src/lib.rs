@@ -34,6 +34,7 @@ mod mount_points;
 mod network;
 mod network_settings;
 mod oom_witness;
+mod pid_namespace;
 pub mod pod;
 mod policy;
 mod process;

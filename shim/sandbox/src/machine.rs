@@ -9,7 +9,7 @@ use agent_protocol::SHARES_TAG;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vmm_api::{
     BalloonConfig, BootConfig, ConsoleConfig, FdSlot, FsConfig, MachineConfig, NetConfig, Request,
-    ShareConfig, VsockConfig,
+    ShareConfig, VsockConfig, WallsConfig,
 };
 
 /// Each VMM has its own vsock device, so one number does for all guests. 0 to 2 are taken
@@ -64,12 +64,14 @@ pub(crate) fn configure<'f>(
     plan: &VmPlan,
     host: &HostConfig,
     files: &'f MachineFiles,
+    user: Option<u32>,
 ) -> (MachineConfig, Vec<BorrowedFd<'f>>) {
     let mut slots = Slots::default();
     let config = MachineConfig {
         version: vmm_api::VERSION,
         name: name.to_owned(),
         memory_mib: plan.memory_mib,
+        walls: WallsConfig { policy: plan.walls, user },
         vcpus: plan.vcpus,
         kvm: slots.add(&files.kvm),
         boot: BootConfig {
@@ -87,6 +89,8 @@ pub(crate) fn configure<'f>(
             queues: plan.vcpus.clamp(1, MAX_FS_QUEUES),
             locks: host.file_locks,
             shares: files.shares.iter().map(|share| share_config(share, &mut slots)).collect(),
+            // Those of the containers that will come.
+            shares_later: files.shares.is_empty(),
         }),
         disks: Vec::new(),
         nets: files
@@ -198,9 +202,10 @@ mod tests {
             parameters: vec!["bundle=1".into()],
             host_cpus: None,
             network: NetworkSettings::default(),
+            walls: vmm_api::WallPolicy::Strict,
         };
         let host = HostConfig { kernel_parameters: vec!["host=1".into()], ..HostConfig::default() };
-        let (config, descriptors) = configure("c1", &plan, &host, &files);
+        let (config, descriptors) = configure("c1", &plan, &host, &files, Some(7));
         let fs = config.fs.unwrap();
         let mut slots = vec![config.kvm.0, config.boot.kernel.0, config.console.log.0];
         slots.extend(config.boot.initrd.map(|slot| slot.0));
@@ -213,7 +218,8 @@ mod tests {
         assert_eq!(policies, (CachePolicy::Auto, CachePolicy::None));
         assert_eq!((fs.queues, fs.locks), (1, vmm_api::LockPolicy::Host));
         for (vcpus, queues) in [(2, 2), (32, MAX_FS_QUEUES)] {
-            let (config, _) = configure("c1", &VmPlan { vcpus, ..plan.clone() }, &host, &files);
+            let (config, _) =
+                configure("c1", &VmPlan { vcpus, ..plan.clone() }, &host, &files, None);
             assert_eq!(config.fs.unwrap().queues, queues);
         }
         assert!(config.boot.cmdline.ends_with(" host=1 bundle=1"), "{}", config.boot.cmdline);

@@ -77,9 +77,12 @@ pub fn run(options: &RunOptions) -> Result<Exit, SandboxError> {
 /// [`SandboxError`], which that command has been told of unless it had gone.
 pub fn supervise(
     options: &RunOptions,
-    handover: Handover,
+    mut handover: Handover,
     ready: ReadyWhen,
 ) -> Result<Exit, SandboxError> {
+    if options.console_socket.is_some() {
+        handover.leave_streams();
+    }
     let mut role = Some(Role::Supervisor(handover, ready));
     let result = behind_figurehead(|figurehead| live(options, &mut role, Some(figurehead)));
     let result = result.map_err(SandboxError::Events).flatten();

@@ -216,7 +216,7 @@ fn file_system(
     spec: FsSpec,
     surroundings: &Surroundings,
 ) -> Result<(Fs, Arc<Server>), DeviceError> {
-    let FsSpec { tag, queues, locks, shares } = spec;
+    let FsSpec { tag, queues, locks, shares, shares_later: _ } = spec;
     let device = "the file system";
     let proc_self_fd = surroundings
         .proc_self_fd

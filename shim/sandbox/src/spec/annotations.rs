@@ -6,18 +6,20 @@ use crate::limits::{check_memory, check_vcpus};
 use crate::network_settings::NetworkRate;
 use crate::spec::error::SpecError;
 use crate::spec::file_cache::{self, CacheWishes};
+use vmm_api::WallPolicy;
 
 /// Their prefix.
 const PREFIX: &str = "dev.ringfence.";
 
 /// Each one, without the prefix.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "memory_mib",
     "vcpus",
     "file_cache",
     "network_rate",
     "network_source_filter",
     "network_metadata",
+    "walls",
 ];
 
 /// What a bundle's annotations ask for.
@@ -35,6 +37,8 @@ pub(super) struct Wishes {
     pub(super) network_source_filter: Option<bool>,
     /// Whether it may send to 169.254.169.254.
     pub(super) network_metadata: Option<bool>,
+    /// What happens where the host does not give one of the walls.
+    pub(super) walls: Option<WallPolicy>,
 }
 
 /// Reads ringfence's own; those of others are ignored (config.md, Annotations).
@@ -71,6 +75,7 @@ pub(super) fn read(annotations: &[(&str, &str)], config: &HostConfig) -> Result<
             "network_metadata" => {
                 wishes.network_metadata = Some(read_switch(value).map_err(invalid)?);
             }
+            "walls" => wishes.walls = Some(wall_policy(value).map_err(invalid)?),
             _ => wishes.file_cache = file_cache::read(value).map_err(invalid)?,
         }
     }
@@ -82,6 +87,15 @@ fn read_switch(value: &str) -> Result<bool, String> {
         "true" => Ok(true),
         "false" => Ok(false),
         _ => Err("it is true or false".to_owned()),
+    }
+}
+
+fn wall_policy(value: &str) -> Result<WallPolicy, String> {
+    match value {
+        "all" => Ok(WallPolicy::All),
+        "strict" => Ok(WallPolicy::Strict),
+        "report" => Ok(WallPolicy::Report),
+        _ => Err("it must be all, strict or report".to_owned()),
     }
 }
 
@@ -124,6 +138,14 @@ mod tests {
         let wishes = read(&[("dev.ringfence.network_metadata", "true")], &config).unwrap();
         assert_eq!(wishes.network_metadata, Some(true));
         read(&[("dev.ringfence.network_metadata", "yes")], &config).unwrap_err();
+        // A bundle lowers its walls only where the host says that it may.
+        let walls = |config: &HostConfig, value| {
+            read(&[("dev.ringfence.walls", value)], config).map(|wishes| wishes.walls)
+        };
+        assert!(walls(&config, "report").unwrap_err().to_string().contains("allowed_annotations"));
+        config.allowed_annotations.push("walls".to_owned());
+        assert_eq!(walls(&config, "report").unwrap(), Some(WallPolicy::Report));
+        assert!(walls(&config, "none").unwrap_err().to_string().contains("strict"));
         config.allowed_annotations.clear();
         for (name, value) in
             [("dev.ringfence.memory_mib", "512"), ("dev.ringfence.file_cache", "none")]

@@ -10,6 +10,7 @@ use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use crate::spec::resources::Resources;
 use std::path::{Path, PathBuf};
+use vmm_api::WallPolicy;
 
 /// Memory beside a container's limit, in MiB: kernel, agent, page cache in motion.
 const OVERHEAD_MIB: u64 = 64;
@@ -33,6 +34,8 @@ pub struct VmPlan {
     pub host_cpus: Option<CpuList>,
     /// What holds for its interfaces.
     pub network: NetworkSettings,
+    /// What happens where the host does not give one of the walls.
+    pub walls: WallPolicy,
 }
 
 /// What the host has.
@@ -82,6 +85,7 @@ pub(super) fn plan(
             any_source: !wishes.network_source_filter.unwrap_or(config.network_source_filter),
             metadata: wishes.network_metadata.unwrap_or(config.network_metadata),
         },
+        walls: wishes.walls.unwrap_or(config.walls),
     })
 }
 

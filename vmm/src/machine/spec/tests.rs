@@ -13,6 +13,7 @@ fn good() -> MachineConfig {
         version: VERSION,
         name: "box".to_owned(),
         memory_mib: 256,
+        walls: WallsConfig::default(),
         vcpus: 1,
         kvm: FdSlot(0),
         boot: BootConfig {
@@ -27,6 +28,7 @@ fn good() -> MachineConfig {
             queues: 1,
             locks: LockPolicy::Host,
             shares: vec![share("root", 4)],
+            shares_later: false,
         }),
         disks: vec![disk(5)],
         nets: Vec::new(),
