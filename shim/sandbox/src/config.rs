@@ -43,7 +43,6 @@ pub struct HostConfig {
     pub file_locks: LockPolicy,
     /// What a guest keeps of its shares, unless the bundle says otherwise: `none`, `auto`, `always`.
     pub file_cache: CachePolicy,
-<<<<<<< HEAD
     /// How much may go over each interface of a guest; of this and a bundle's annotation the lower
     /// rate counts.
     pub network_rate: NetworkRate,
@@ -51,14 +50,12 @@ pub struct HostConfig {
     pub network_source_filter: bool,
     /// A guest may send to 169.254.169.254, where clouds answer with the host's credentials.
     pub network_metadata: bool,
-=======
     /// What happens where this host does not give a machine one of its walls: `all`, no machine without
     /// any of them; `strict`, none without those that every host can give; `report`, it is told.
     pub walls: WallPolicy,
     /// The first of the [`VMM_USERS`] users and groups that are nobody but a machine's; 0: machines are
     /// their caller's user.
     pub vmm_users: u32,
->>>>>>> wall2
     /// The KVM device.
     pub kvm: PathBuf,
 }
@@ -91,14 +88,11 @@ impl Default for HostConfig {
             file_locks: LockPolicy::Host,
             // The host may change what it shares while the guest runs: `podman cp`, a volume.
             file_cache: CachePolicy::Auto,
-<<<<<<< HEAD
             network_rate: NetworkRate::default(),
             network_source_filter: true,
             network_metadata: false,
-=======
             walls: WallPolicy::Strict,
             vmm_users: DEFAULT_VMM_USERS,
->>>>>>> wall2
             kvm: PathBuf::from("/dev/kvm"),
         }
     }

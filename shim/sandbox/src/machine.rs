@@ -201,11 +201,8 @@ mod tests {
             initrd: None,
             parameters: vec!["bundle=1".into()],
             host_cpus: None,
-<<<<<<< HEAD
             network: NetworkSettings::default(),
-=======
             walls: vmm_api::WallPolicy::Strict,
->>>>>>> wall2
         };
         let host = HostConfig { kernel_parameters: vec!["host=1".into()], ..HostConfig::default() };
         let (config, descriptors) = configure("c1", &plan, &host, &files, Some(7));

@@ -12,18 +12,15 @@ use vmm_api::WallPolicy;
 const PREFIX: &str = "dev.ringfence.";
 
 /// Each one, without the prefix.
-<<<<<<< HEAD
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "memory_mib",
     "vcpus",
     "file_cache",
     "network_rate",
     "network_source_filter",
     "network_metadata",
+    "walls",
 ];
-=======
-const NAMES: [&str; 4] = ["memory_mib", "vcpus", "file_cache", "walls"];
->>>>>>> wall2
 
 /// What a bundle's annotations ask for.
 #[derive(Debug, Default)]
@@ -34,17 +31,14 @@ pub(super) struct Wishes {
     pub(super) vcpus: Option<u32>,
     /// What the guest keeps of its shares.
     pub(super) file_cache: CacheWishes,
-<<<<<<< HEAD
     /// How much may go over each interface of the guest.
     pub(super) network_rate: NetworkRate,
     /// Whether the guest sends from its own addresses only.
     pub(super) network_source_filter: Option<bool>,
     /// Whether it may send to 169.254.169.254.
     pub(super) network_metadata: Option<bool>,
-=======
     /// What happens where the host does not give one of the walls.
     pub(super) walls: Option<WallPolicy>,
->>>>>>> wall2
 }
 
 /// Reads ringfence's own; those of others are ignored (config.md, Annotations).
@@ -74,7 +68,6 @@ pub(super) fn read(annotations: &[(&str, &str)], config: &HostConfig) -> Result<
                 check_vcpus(number()?).map_err(invalid)?;
                 wishes.vcpus = Some(number()?);
             }
-<<<<<<< HEAD
             "network_rate" => wishes.network_rate = NetworkRate::read(value).map_err(invalid)?,
             "network_source_filter" => {
                 wishes.network_source_filter = Some(read_switch(value).map_err(invalid)?);
@@ -82,29 +75,27 @@ pub(super) fn read(annotations: &[(&str, &str)], config: &HostConfig) -> Result<
             "network_metadata" => {
                 wishes.network_metadata = Some(read_switch(value).map_err(invalid)?);
             }
-=======
             "walls" => wishes.walls = Some(wall_policy(value).map_err(invalid)?),
->>>>>>> wall2
             _ => wishes.file_cache = file_cache::read(value).map_err(invalid)?,
         }
     }
     Ok(wishes)
 }
 
-<<<<<<< HEAD
 fn read_switch(value: &str) -> Result<bool, String> {
     match value {
         "true" => Ok(true),
         "false" => Ok(false),
         _ => Err("it is true or false".to_owned()),
-=======
+    }
+}
+
 fn wall_policy(value: &str) -> Result<WallPolicy, String> {
     match value {
         "all" => Ok(WallPolicy::All),
         "strict" => Ok(WallPolicy::Strict),
         "report" => Ok(WallPolicy::Report),
         _ => Err("it must be all, strict or report".to_owned()),
->>>>>>> wall2
     }
 }
 
@@ -143,12 +134,10 @@ mod tests {
             let error = of(&config, name, value).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");
         }
-<<<<<<< HEAD
         config.allowed_annotations.push("network_metadata".to_owned());
         let wishes = read(&[("dev.ringfence.network_metadata", "true")], &config).unwrap();
         assert_eq!(wishes.network_metadata, Some(true));
         read(&[("dev.ringfence.network_metadata", "yes")], &config).unwrap_err();
-=======
         // A bundle lowers its walls only where the host says that it may.
         let walls = |config: &HostConfig, value| {
             read(&[("dev.ringfence.walls", value)], config).map(|wishes| wishes.walls)
@@ -157,7 +146,6 @@ mod tests {
         config.allowed_annotations.push("walls".to_owned());
         assert_eq!(walls(&config, "report").unwrap(), Some(WallPolicy::Report));
         assert!(walls(&config, "none").unwrap_err().to_string().contains("strict"));
->>>>>>> wall2
         config.allowed_annotations.clear();
         for (name, value) in
             [("dev.ringfence.memory_mib", "512"), ("dev.ringfence.file_cache", "none")]

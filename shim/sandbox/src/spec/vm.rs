@@ -32,13 +32,10 @@ pub struct VmPlan {
     pub parameters: Vec<String>,
     /// CPUs of the host on which the machine may run.
     pub host_cpus: Option<CpuList>,
-<<<<<<< HEAD
     /// What holds for its interfaces.
     pub network: NetworkSettings,
-=======
     /// What happens where the host does not give one of the walls.
     pub walls: WallPolicy,
->>>>>>> wall2
 }
 
 /// What the host has.
@@ -83,15 +80,12 @@ pub(super) fn plan(
         initrd: kernel.initrd,
         parameters: kernel.parameters,
         host_cpus: resources.host_cpus.clone(),
-<<<<<<< HEAD
         network: NetworkSettings {
             rate: config.network_rate.lower(wishes.network_rate),
             any_source: !wishes.network_source_filter.unwrap_or(config.network_source_filter),
             metadata: wishes.network_metadata.unwrap_or(config.network_metadata),
         },
-=======
         walls: wishes.walls.unwrap_or(config.walls),
->>>>>>> wall2
     })
 }
 
