@@ -40,6 +40,8 @@ pub(crate) struct MachineFiles {
     pub(crate) initrd: OwnedFd,
     pub(crate) console: OwnedFd,
     pub(crate) shares: Vec<OpenShare>,
+    /// Further shares may come while the machine runs.
+    pub(crate) shares_later: bool,
     pub(crate) interfaces: Vec<Interface>,
 }
 
@@ -90,7 +92,7 @@ pub(crate) fn configure<'f>(
             locks: host.file_locks,
             shares: files.shares.iter().map(|share| share_config(share, &mut slots)).collect(),
             // Those of the containers that will come.
-            shares_later: files.shares.is_empty(),
+            shares_later: files.shares_later,
         }),
         disks: Vec::new(),
         nets: files
@@ -192,6 +194,7 @@ mod tests {
             initrd: null(),
             console: null(),
             shares: vec![share("root", ShareKind::Directory), share("mount1", ShareKind::File)],
+            shares_later: false,
             interfaces: Vec::new(),
         };
         let plan = VmPlan {

@@ -82,7 +82,8 @@ impl Pod {
         let id = ContainerId::new(&container.id).map_err(SandboxError::Id)?;
         let parts = Parts::find(&options.config).map_err(SandboxError::Config)?;
         let bundle = Bundle::read(&container.bundle)?;
-        if let PodRole::Member(pod) = bundle.pod_role()? {
+        let role = bundle.pod_role()?;
+        if let PodRole::Member(pod) = role {
             let problem = "the pod is not there".to_owned();
             return Err(PodError::WrongPod { id: container.id, pod, problem });
         }
@@ -107,6 +108,9 @@ impl Pod {
         let signals = Signals::take().map_err(SandboxError::Events)?;
         let mut timeline = Timeline::new(now_ns());
         let mut prepared = create::prepare(&id, &options.root, plan, &options.config, &parts)?;
+        if role == PodRole::Sandbox {
+            prepared.expect_shares();
+        }
         let mut hooks_made_network = false;
         if let Some(figurehead) = figurehead.filter(|_| prepared.network_is_of_hooks()) {
             let namespace = figurehead
