@@ -21,6 +21,7 @@ use crate::network::NetworkError;
 use crate::run::host_facts;
 use crate::signals::Signals;
 use crate::spec::{Bundle, Membership, Overrides, Plan, PodRole};
+use crate::store::Status;
 use crate::streams::Sockets;
 use crate::timeline::{Timeline, now_ns};
 use agent_client::ClientError;
@@ -81,22 +82,8 @@ impl Pod {
     ) -> Result<Self, PodError> {
         let id = ContainerId::new(&container.id).map_err(SandboxError::Id)?;
         let parts = Parts::find(&options.config).map_err(SandboxError::Config)?;
-        let bundle = Bundle::read(&container.bundle)?;
-        let role = bundle.pod_role()?;
-        if let PodRole::Member(pod) = role {
-            let problem = "the pod is not there".to_owned();
-            return Err(PodError::WrongPod { id: container.id, pod, problem });
-        }
-        let mut plan =
-            bundle.plan(id.as_str(), &options.overrides(), &options.config, host_facts())?;
-        plan.notes.tell();
-        drop(bundle);
-        if plan.has_host_network() {
-            return Err(SandboxError::from(NetworkError::HostAsked).into());
-        }
+        let (plan, role) = plan_first(&options, &container)?;
         let opened = container.stdio.open()?;
-        plan.container.set_terminal(container.stdio.terminal);
-        put_shared_memory(&mut plan);
         let network = plan.network.clone();
         let has_own_network = plan.container.has_own_network();
         let share_plans = plan.shares.clone();
@@ -128,10 +115,10 @@ impl Pod {
             figurehead.show(view);
         }
         let deadline = ready.guest.deadline;
-        let mut state = ready.guest;
-        state.state.set_status(crate::store::Status::Running).map_err(SandboxError::Store)?;
+        let mut guest = ready.guest;
+        guest.state.set_status(Status::Running).map_err(SandboxError::Store)?;
         let carried = opened.carry(ends)?;
-        let (machine, client, guest_events) = Machine::own(state);
+        let (machine, client, guest_events) = Machine::own(guest);
         let mut table = Table::default();
         let init = Process::new(container.stdio, None, Some(carried));
         let member = Member::new(bundle_directory, ready.init, hooks, names, settings, init);
@@ -346,6 +333,25 @@ impl Pod {
         };
         error.into()
     }
+}
+
+/// The plan of a container that makes its machine, and its part in a pod.
+fn plan_first(options: &PodOptions, container: &NewContainer) -> Result<(Plan, PodRole), PodError> {
+    let bundle = Bundle::read(&container.bundle)?;
+    let role = bundle.pod_role()?;
+    if let PodRole::Member(pod) = role {
+        let problem = "the pod is not there".to_owned();
+        return Err(PodError::WrongPod { id: container.id.clone(), pod, problem });
+    }
+    let mut plan =
+        bundle.plan(&container.id, &options.overrides(), &options.config, host_facts())?;
+    plan.notes.tell();
+    if plan.has_host_network() {
+        return Err(SandboxError::from(NetworkError::HostAsked).into());
+    }
+    plan.container.set_terminal(container.stdio.terminal);
+    put_shared_memory(&mut plan);
+    Ok((plan, role))
 }
 
 /// Puts files in memory that a pod's containers share into the guest's memory: `/dev/shm`, which the
