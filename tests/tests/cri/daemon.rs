@@ -130,7 +130,7 @@ fn wait_until_or(patience: Duration, mut condition: impl FnMut() -> bool) -> boo
         if Instant::now() > until {
             return false;
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(300));
     }
 }
 

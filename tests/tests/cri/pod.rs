@@ -179,7 +179,11 @@ impl Container {
 
     #[track_caller]
     pub(crate) fn start(&self) {
-        let Nothing {} = Containerd::call("StartContainer", &self.request());
+        self.try_start().unwrap_or_else(|error| panic!("StartContainer: {error}"));
+    }
+
+    pub(crate) fn try_start(&self) -> Result<(), String> {
+        Containerd::try_call("StartContainer", &self.request()).map(|Nothing {}| ())
     }
 
     pub(crate) fn status(&self) -> ContainerStatus {

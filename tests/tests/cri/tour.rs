@@ -18,6 +18,9 @@ const LITTLE: i64 = 32 << 20;
 pub(crate) fn tour(containerd: &Containerd, handler: &str) -> Vec<String> {
     let volume = containerd.lab().directory(&format!("volume-{handler}"));
     let config_directory = containerd.lab().directory(&format!("config-{handler}"));
+    // The kubelet's directory for the ConfigMaps of a pod.
+    let config_directory = config_directory.join("kubernetes.io~configmap");
+    std::fs::create_dir(&config_directory).expect("a directory can be made");
     publish(&config_directory, "1", "old");
     let pod = Pod::run_with(containerd, handler, "tour", |config| {
         let linux = config.linux.get_or_insert_default();
@@ -122,6 +125,12 @@ fn ends(pod: &Pod, server: Container, client: Container) -> Vec<String> {
     told.push(format!("{} {}", status.exit_code, status.reason));
     stubborn.remove();
     told.push(format!("{}", server.status().state));
+    let missing = pod.create("", |config, _| config.command = vec!["/no/such".to_owned()]);
+    let missing = missing.expect("it is known at the start");
+    assert!(missing.try_start().is_err());
+    let status = missing.status();
+    told.push(format!("{} {} {}", status.state, status.exit_code, status.reason));
+    missing.remove();
     told
 }
 
