@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MANY = 2000, BLOCK = 4096, PIECE = 1 << 20, PIECES = 64, READS = 1024 };
+enum { MANY = 10000, BLOCK = 4096, PIECE = 1 << 20, PIECES = 64, READS = 1024 };
 
 /* A server's answers about names and attributes hold for a second at most. */
 enum { EXPIRY_SECONDS = 2 };

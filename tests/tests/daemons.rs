@@ -73,14 +73,11 @@ fn containerd_and_docker_run_containers_with_it() {
     top(&docker, name);
     docker.command(&["update", "--pids-limit", "77", name]).expect_code(0);
     docker.expect(&["exec", name, "/bin/cat", "/sys/fs/cgroup/pids.max"], 0, "77\n");
-    docker.expect(&["exec", name, "/bin/sh", "-c", "echo in; exit 4"], 4, "in\n");
-    docker.expect(&["stop", "--time", "60", name], 0, &format!("{name}\n"));
-    docker.expect(&["logs", name], 0, "up\nending\n");
-    assert_eq!(docker.inspect(name, "{{.State.ExitCode}}"), "5");
-    docker.expect(&["start", name], 0, &format!("{name}\n"));
-    docker.expect(&["kill", name], 0, &format!("{name}\n"));
-    docker.expect(&["wait", name], 0, "137\n");
-    docker.expect(&["rm", name], 0, &format!("{name}\n"));
+    scenarios::life(&docker, name, lab.scratch());
+    scenarios::deaf(&docker, &lab.new_id());
+    scenarios::terminals(&docker, &lab.new_id());
+    scenarios::out_of_memory(&docker, &lab.new_id());
+    scenarios::two_services(&docker, [&lab.new_id(), &lab.new_id()]);
     lab.expect_nothing_left();
 }
 

@@ -65,6 +65,20 @@ fn ten_thousand_files_in_a_directory_are_listed_changed_and_removed() {
 }
 
 #[test]
+fn a_hundred_thousand_files_in_a_directory_are_all_listed() {
+    let lab = Lab::enter();
+    let share = lab.directory("many");
+    let mut names: Vec<String> = (0..100_000).map(|number| number.to_string()).collect();
+    for name in &names {
+        File::create(share.join(name)).unwrap();
+    }
+    names.sort();
+    let outcome = lab.ringfence(&bundle_on(&lab, "busybox", &share).script("ls")).run();
+    outcome.expect_code(0);
+    assert!(outcome.out().lines().eq(&names), "{} names", outcome.out().lines().count());
+}
+
+#[test]
 fn long_names_deep_paths_and_huge_files_work() {
     let lab = Lab::enter();
     let script = "

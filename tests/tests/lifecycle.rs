@@ -272,6 +272,12 @@ fn a_terminal_goes_to_whoever_listens_for_it() {
         let words = ["create", "--console-socket", socket.to_str().unwrap()];
         let container = Detached::leave(&lab, runtime, &bundle, &words);
         let mut master = std::fs::File::from(master.join().unwrap());
+        // An engine may wait until nobody has the streams any more that it gave to the command.
+        for number in 0..3 {
+            let stream = format!("/proc/{}/fd/{number}", container.pid().as_raw_nonzero());
+            let stream = std::fs::read_link(stream).unwrap();
+            assert!(!stream.starts_with(lab.scratch()), "{runtime:?} has {stream:?}");
+        }
         container.expect(&["start"], &[]);
         let mut shown = String::new();
         let mut read_until = |master: &mut std::fs::File, wanted: &str| {

@@ -40,26 +40,40 @@ fn processes_are_listed_as_with_crun_and_runc() {
         assert_eq!(names.concat().lines().collect::<Vec<_>>(), expected);
         container.delete_by_force();
     }
-    // Of a line only user, terminal and command are the same everywhere.
+    // Of a line only user, terminal and command are the same everywhere; runc wants the pid too.
     let [ringfence, runc] = [Runtime::Ringfence, Runtime::Runc].map(|runtime| {
         let container = running(&lab, runtime, &bundle);
-        let outcome = container.command(&["ps"], &[]);
-        outcome.expect_code(0);
+        let mut tables = vec![];
+        for (options, shown) in [
+            (&[][..], &[0, 5, 7][..]),
+            (&["-ef"], &[0, 5, 7]),
+            (&["-e", "-o", "pid,user,tty,args"], &[1, 2, 3]),
+            (&["-eo", "uid=OWNER", "-o", "pid=NUMBER", "-o", "cmd="], &[0, 2]),
+        ] {
+            let outcome = container.command(&["ps"], options);
+            outcome.expect_code(0);
+            let mut rows: Vec<String> =
+                outcome.out().lines().map(|line| words(line, shown)).collect();
+            rows[1..].sort();
+            tables.push(rows);
+        }
         container.delete_by_force();
-        let mut rows: Vec<String> = outcome.out().lines().map(shown).collect();
-        rows.sort();
-        rows
+        tables
     });
     assert_eq!(ringfence, runc);
-    assert!(ringfence.iter().any(|row| row == "root ? sleep 602"), "{ringfence:?}");
+    assert!(ringfence[0].iter().any(|row| row == "root ? sleep 602"), "{ringfence:?}");
     let container = running(&lab, Runtime::Ringfence, &bundle);
-    container.command(&["ps"], &["-o", "pid"]).expect_code(125).expect_error("\"-o\"");
+    container.command(&["ps"], &["-o", "pid,rss"]).expect_code(125).expect_error("\"rss\"");
+    container.command(&["ps"], &["aux"]).expect_code(125).expect_error("\"aux\"");
     container.delete_by_force();
 }
 
-fn shown(line: &str) -> String {
+/// These words of a line of which the last goes on to the line's end.
+fn words(line: &str, numbers: &[usize]) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
-    format!("{} {} {}", words[0], words[5], words[7..].join(" "))
+    let last = numbers.len() - 1;
+    let shown = numbers[..last].iter().map(|number| words[*number]);
+    shown.chain(words.iter().skip(numbers[last]).copied()).collect::<Vec<_>>().join(" ")
 }
 
 /// Names of everything in an object, but for what a kernel counts under names of its own.

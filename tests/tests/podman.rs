@@ -26,6 +26,7 @@ fn podman_runs_containers_with_it() {
     podman.expect(&["exec", name, "/bin/cat", "/sys/fs/cgroup/pids.max"], 0, "77\n");
     scenarios::life(&podman, name, lab.scratch());
     scenarios::deaf(&podman, &lab.new_id());
+    scenarios::two_services(&podman, [&lab.new_id(), &lab.new_id()]);
     lab.expect_nothing_left();
 }
 

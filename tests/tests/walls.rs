@@ -8,7 +8,7 @@ use integration_tests::{Invocation, Lab, Root, Runtime};
 use serde_json::{Value, json};
 
 /// What a machine has for itself in any case.
-const NAMESPACES: [&str; 5] = ["user", "mnt", "net", "ipc", "uts"];
+const NAMESPACES: [&str; 7] = ["user", "mnt", "net", "ipc", "uts", "pid", "cgroup"];
 
 #[test]
 fn a_machine_has_its_walls_and_they_are_shown() {
@@ -40,6 +40,19 @@ fn a_machine_has_its_walls_and_they_are_shown() {
         capabilities.iter().any(|capability| capability == name)
     };
     assert!(may("CAP_CHOWN") && !may("CAP_SYS_ADMIN") && !may("CAP_NET_ADMIN"), "{walls}");
+
+    // A user of its own, and not even a group of the host's.
+    let number = 2_000_000_000 + vmm.get();
+    assert_eq!((&walls["uid"], &walls["gid"]), (&json!(number), &json!(number)), "{walls}");
+    let status = std::fs::read_to_string(format!("/proc/{vmm}/status")).unwrap();
+    assert!(status.lines().any(|line| line.trim_end() == "Groups:"), "{status}");
+    assert!(
+        status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1")),
+        "{status}"
+    );
+    assert_eq!((&walls["dumpable"], &walls["limits"]["nproc"]), (&json!(false), &json!("256 256")));
+    assert!(walls["landlock"].as_u64().unwrap() >= 2, "{walls}");
+    assert_eq!((&walls["missing"], &walls["reasons"]), (&json!([]), &json!([])), "{walls}");
 
     let list = Invocation::new("ringfence").args(&["list", "--walls"]).run();
     list.expect_code(0);
@@ -86,4 +99,63 @@ fn digests_are_those_of_what_was_booted() {
     assert!(after["kernel"]["problem"].as_str().unwrap().contains("replaced"), "{after}");
     assert_eq!(container.state()["boot"]["kernel"]["sha256"], Value::Null);
     container.delete_by_force();
+}
+
+/// A sysctl that is as it was when this value goes away.
+struct Sysctl(&'static str, String);
+
+impl Sysctl {
+    fn set(file: &'static str, value: &str) -> Self {
+        let before = std::fs::read_to_string(file).unwrap();
+        std::fs::write(file, value).unwrap();
+        Self(file, before)
+    }
+}
+
+impl Drop for Sysctl {
+    fn drop(&mut self) {
+        std::fs::write(self.0, &self.1).unwrap();
+    }
+}
+
+#[test]
+fn a_host_without_a_wall_gets_no_machine_unless_its_configuration_says_so() {
+    let lab = Lab::enter();
+    let bundle = lab.bundle(Root::Shared("busybox")).args(&["echo", "up"]);
+    let config = |text: &str| {
+        let file = lab.scratch().join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        Invocation::new("ringfence").arg("--config").arg(file)
+    };
+    let run = |text: &str| {
+        let run = config(text).args(&["run", "--bundle"]).arg(bundle.write()).arg(lab.new_id());
+        run.run()
+    };
+    // All of them are here.
+    let outcome = run("walls = \"all\"");
+    outcome.expect_code(0);
+    // A user of its own is wished by the configuration only.
+    run("walls = \"all\"\nvmm_users = 0").expect_code(0);
+    {
+        let _none = Sysctl::set("/proc/sys/user/max_user_namespaces", "0");
+        let outcome = run("");
+        outcome.expect_code(125).expect_error("namespaces of its own");
+        lab.expect_nothing_left();
+        let outcome = run("walls = \"report\"");
+        outcome.expect_code(0);
+        assert_eq!(outcome.out(), "up\n");
+        let id = lab.new_id();
+        let kept = config("walls = \"report\"").args(&["create", "--bundle"]);
+        kept.arg(bundle.write()).arg(&id).run().expect_code(0);
+        let state = Invocation::new("ringfence").arg("state").arg(&id).run();
+        let walls = serde_json::from_str::<Value>(state.out()).unwrap()["walls"].clone();
+        for wall in ["a user namespace of its own", "an empty root"] {
+            assert!(walls["missing"].as_array().unwrap().iter().any(|one| one == wall), "{walls}");
+        }
+        assert!(walls["reasons"][0].as_str().unwrap().starts_with("namespaces"), "{walls}");
+        let delete = Invocation::new("ringfence").args(&["delete", "--force"]).arg(&id).run();
+        delete.expect_code(0);
+    }
+    run("").expect_code(0);
+    lab.expect_nothing_left();
 }

@@ -20,7 +20,7 @@ use vmm::timeline::now_ns;
 use vmm_api::{
     BalloonConfig, BootConfig, CHANNEL_FD, CachePolicy, Channel, ConsoleConfig, DiskConfig, FdSlot,
     FromVmm, FsConfig, LockPolicy, MachineConfig, Reply, Request, ShareConfig, ShareKind, ToVmm,
-    VERSION, VsockConfig,
+    VERSION, VsockConfig, WallsConfig,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -114,7 +114,8 @@ fn follow(channel: &Channel, exec_ns: u64, child: &mut Child) -> Result<(), Fail
     let since = |ns: u64| (ns as f64 - exec_ns as f64) / 1e6;
     while let Ok((message, _)) = channel.receive::<FromVmm>() {
         match message {
-            FromVmm::Reply { result: Ok(Reply::Booted { timeline }), .. } => {
+            FromVmm::Reply { result: Ok(Reply::Booted { timeline, walls }), .. } => {
+                println!("             walls: {walls:?}");
                 for span in timeline {
                     let (start, took) = (since(span.start_ns), span.duration_ns as f64 / 1e6);
                     println!("{start:9.3} ms  + {took:7.3}  {}", span.name);
@@ -207,6 +208,7 @@ impl Options {
             version: VERSION,
             name: "example".to_owned(),
             memory_mib: self.memory,
+            walls: WallsConfig::default(),
             vcpus: self.vcpus,
             kvm: FdSlot(0),
             boot: BootConfig {
@@ -227,6 +229,7 @@ impl Options {
                     read_only: false,
                     cache: CachePolicy::Auto,
                 }],
+                shares_later: true,
             }),
             disks: self
                 .disk

@@ -5,7 +5,7 @@
 
 use crate::boot::entry::EntryError;
 use crate::jail::seccomp::{Filters, SeccompError};
-use crate::jail::{self, JailError, fds};
+use crate::jail::{self, Confinement, JailError, SharedFile, Walls, fds};
 use crate::machine::{
     self, BuildError, DeviceRequestError, Machine, MachineEvent, MachineSpec, ShareSpec, SpecError,
     Surroundings, ThreadHooks, WrongState, with_causes,
@@ -17,7 +17,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use vmm_api::{
-    Channel, ChannelError, Event, FromVmm, GuestExit, Reply, Request, ToVmm, VmmError, VmmErrorKind,
+    Channel, ChannelError, Event, FromVmm, GuestExit, Reply, Request, ToVmm, VmmError,
+    VmmErrorKind, WallsReport,
 };
 
 /// How long the boot processor may take to report from its first instructions: microseconds on
@@ -67,6 +68,11 @@ enum RequestError {
     Share(SpecError),
     #[error("the request came with {count} descriptors, not with one")]
     NotOneFd { count: usize },
+    #[error(
+        "a share cannot be added to this machine, whose walls were put up round the shares that it was \
+         booted with"
+    )]
+    SharesAreFixed,
     #[error(transparent)]
     Device(DeviceRequestError),
     #[error(transparent)]
@@ -80,7 +86,9 @@ enum RequestError {
 impl RequestError {
     fn kind(&self) -> VmmErrorKind {
         match self {
-            Self::Spec(_) | Self::Share(_) | Self::NotOneFd { .. } => VmmErrorKind::InvalidConfig,
+            Self::Spec(_) | Self::Share(_) | Self::NotOneFd { .. } | Self::SharesAreFixed => {
+                VmmErrorKind::InvalidConfig
+            }
             Self::Device(error) => match error {
                 DeviceRequestError::Vsock(_) => VmmErrorKind::Host,
                 _ => VmmErrorKind::InvalidConfig,
@@ -101,13 +109,13 @@ impl RequestError {
 /// began.
 pub fn serve(channel: &Channel, jail: Jail, start_ns: u64) -> End {
     match boot(channel, jail, start_ns) {
-        Ok(machine) => run(channel, &machine).unwrap_or_else(channel_end),
+        Ok(started) => run(channel, &started).unwrap_or_else(channel_end),
         Err(end) => end,
     }
 }
 
 /// Waits for [`Request::Boot`] and fulfils it.
-fn boot(channel: &Channel, jail: Jail, start_ns: u64) -> Result<Machine, End> {
+fn boot(channel: &Channel, jail: Jail, start_ns: u64) -> Result<Started, End> {
     loop {
         let (ToVmm { id, request }, fds) = channel.receive().map_err(channel_end)?;
         let Request::Boot(config) = request else {
@@ -120,10 +128,10 @@ fn boot(channel: &Channel, jail: Jail, start_ns: u64) -> Result<Machine, End> {
             .map_err(RequestError::Spec)
             .and_then(|spec| start(spec, jail, &mut timeline));
         return match started {
-            Ok(machine) => {
+            Ok((started, walls)) => {
                 let timeline = timeline.into_spans();
-                reply(channel, id, Ok(Reply::Booted { timeline })).map_err(channel_end)?;
-                Ok(machine)
+                reply(channel, id, Ok(Reply::Booted { timeline, walls })).map_err(channel_end)?;
+                Ok(started)
             }
             Err(error) => {
                 reply(channel, id, Err(error)).map_err(channel_end)?;
@@ -133,13 +141,27 @@ fn boot(channel: &Channel, jail: Jail, start_ns: u64) -> Result<Machine, End> {
     }
 }
 
+/// A machine that runs.
+struct Started {
+    machine: Machine,
+    /// The walls leave no room for further shares.
+    shares_are_fixed: bool,
+}
+
 /// Builds the machine and lets it run, up to the report from its first instructions.
-fn start(spec: MachineSpec, jail: Jail, timeline: &mut Timeline) -> Result<Machine, RequestError> {
+fn start(
+    spec: MachineSpec,
+    jail: Jail,
+    timeline: &mut Timeline,
+) -> Result<(Started, WallsReport), RequestError> {
     let proc_self_fd = fds::proc_self_fd().map_err(RequestError::ProcSelfFd)?;
     let mut hooks = ThreadHooks::default();
     let mut filters = None;
+    let policy = spec.walls.policy;
+    let shares_later = spec.devices.fs.as_ref().is_none_or(|fs| fs.shares_later);
+    let mut walls = WallsReport::default();
     if jail == Jail::Full {
-        jail::enter().map_err(RequestError::Jail)?;
+        walls = confine(&spec, shares_later).map_err(RequestError::Jail)?;
         let compiled = Arc::new(Filters::compile().map_err(RequestError::Seccomp)?);
         hooks.device = Some(compiled.device_hook());
         filters = Some(compiled);
@@ -147,9 +169,13 @@ fn start(spec: MachineSpec, jail: Jail, timeline: &mut Timeline) -> Result<Machi
     }
     let surroundings = Surroundings { proc_self_fd, hooks };
     let machine = machine::build(spec, &surroundings, timeline).map_err(RequestError::Build)?;
+    let shares_are_fixed = walls.landlock.is_some() && !shares_later;
     if let Some(filters) = filters {
         // All threads that build a machine are there, and none has run guest code.
-        filters.confine_process().map_err(RequestError::Seccomp)?;
+        let mut rest = Walls::new(policy, walls);
+        let filtered = filters.confine_process();
+        rest.needed("system call filters", filtered).map_err(RequestError::Seccomp)?;
+        walls = rest.report();
         timeline.step("system call filters");
     }
     machine.resume().map_err(RequestError::State)?;
@@ -157,7 +183,7 @@ fn start(spec: MachineSpec, jail: Jail, timeline: &mut Timeline) -> Result<Machi
         Some(MachineEvent::Entered { start_ns, end_ns }) => {
             timeline.step("first guest instructions");
             timeline.span("entry stub", start_ns, end_ns);
-            Ok(machine)
+            Ok((Started { machine, shares_are_fixed }, walls))
         }
         Some(MachineEvent::NotEntered(error)) => Err(RequestError::Entry(error)),
         Some(other) => Err(RequestError::StoppedAtOnce(format!("{other:?}"))),
@@ -165,8 +191,24 @@ fn start(spec: MachineSpec, jail: Jail, timeline: &mut Timeline) -> Result<Machi
     }
 }
 
+fn confine(spec: &MachineSpec, shares_later: bool) -> Result<WallsReport, JailError> {
+    let shares: Vec<_> = spec
+        .devices
+        .fs
+        .iter()
+        .flat_map(|fs| &fs.shares)
+        .map(|share| SharedFile {
+            root: share.root.as_fd(),
+            kind: share.kind,
+            read_only: share.read_only,
+        })
+        .collect();
+    jail::enter(&Confinement { config: spec.walls, shares: &shares, shares_later })
+}
+
 /// Serves requests and reports events until one of them is the end.
-fn run(channel: &Channel, machine: &Machine) -> Result<End, ChannelError> {
+fn run(channel: &Channel, started: &Started) -> Result<End, ChannelError> {
+    let machine = &started.machine;
     loop {
         let ready = wait(channel.as_fd(), machine.events().wake());
         if ready.event {
@@ -179,7 +221,7 @@ fn run(channel: &Channel, machine: &Machine) -> Result<End, ChannelError> {
         }
         if ready.request {
             let (ToVmm { id, request }, fds) = channel.receive()?;
-            reply(channel, id, fulfil(machine, request, fds))?;
+            reply(channel, id, fulfil(started, request, fds))?;
         }
     }
 }
@@ -220,8 +262,9 @@ fn report(channel: &Channel, event: MachineEvent) -> Result<Option<End>, Channel
     Ok(end)
 }
 
-fn fulfil(machine: &Machine, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, RequestError> {
+fn fulfil(started: &Started, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, RequestError> {
     let done = |()| Reply::Done;
+    let Started { machine, shares_are_fixed } = started;
     match request {
         Request::Boot(_) => Err(RequestError::BootedAlready),
         Request::Pause => machine.pause().map(done).map_err(RequestError::State),
@@ -233,6 +276,7 @@ fn fulfil(machine: &Machine, request: Request, fds: Vec<OwnedFd>) -> Result<Repl
         Request::ConnectVsock { port } => {
             machine.connect_vsock(port, only(fds)?).map(done).map_err(RequestError::Device)
         }
+        Request::AddShare(_) if *shares_are_fixed => Err(RequestError::SharesAreFixed),
         Request::AddShare(share) => {
             let share = ShareSpec::new(share, fds).map_err(RequestError::Share)?;
             machine.add_share(share).map(done).map_err(RequestError::Device)

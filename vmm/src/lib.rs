@@ -21,7 +21,7 @@
 //!
 //! # Who may use whom
 //! `main → control → machine → {snapshot, boot} → {arch, kvm, memory} → devices`, with `jail`,
-//! `process` and `timeline` beside them, which use none of the others.
+//! `causes`, `process` and `timeline` beside them, which use none of the others.
 //!
 //! # Who fails how
 //! | what broke | answer |
@@ -34,6 +34,7 @@
 
 pub mod arch;
 pub mod boot;
+mod causes;
 pub mod control;
 pub mod host_check;
 pub mod jail;

@@ -8,7 +8,7 @@ use vmm::control::{self, End, Jail};
 use vmm::jail::{self, fds};
 use vmm::machine::with_causes;
 use vmm::{host_check, process, timeline};
-use vmm_api::CHANNEL_FD;
+use vmm_api::{CHANNEL_FD, WallsReport};
 
 fn main() -> ExitCode {
     let start_ns = timeline::now_ns();
@@ -48,10 +48,14 @@ fn check_kvm(path: Option<OsString>) -> ExitCode {
 /// Says so behind the walls.
 fn check_jail() -> ExitCode {
     match jail::try_walls() {
-        Ok(()) => {
+        Ok(WallsReport { landlock, down: _ }) => {
+            let landlock = match landlock {
+                Some(version) => format!("Landlock {version}"),
+                None => "no Landlock".to_owned(),
+            };
             println!(
                 "walls: ok, namespaces, an empty root, no capability over the host and system call \
-                 filters can be had"
+                 filters can be had; {landlock}"
             );
             ExitCode::SUCCESS
         }

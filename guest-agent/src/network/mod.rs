@@ -107,8 +107,11 @@ fn check(plan: &NetworkPlan) -> Outcome<()> {
         }
         for RoutePlan { destination, prefix, gateway, source, .. } in routes {
             check_prefix(*destination, *prefix)?;
-            let others = gateway.iter().chain(source);
-            if others.clone().any(|other| family(other) != family(destination)) {
+            // IPv4 goes over IPv6, and not the other way (RFC 5549).
+            let over = gateway.as_ref().is_some_and(|gateway| {
+                matches!((destination, gateway), (Address::V6(_), Address::V4(_)))
+            });
+            if over || source.as_ref().is_some_and(|other| family(other) != family(destination)) {
                 return Err(invalid(format_args!("a route of two families by {name:?}")));
             }
         }
@@ -192,7 +195,8 @@ mod tests {
         }
         refuses(|interface| interface.addresses[0].prefix = 33);
         refuses(|interface| interface.routes[0].prefix = 33);
-        refuses(|interface| interface.routes[0].gateway = Some(Address::V6([0; 16])));
+        refuses(|interface| interface.routes[0].source = Some(Address::V6([0; 16])));
+        refuses(|interface| interface.routes[0].destination = Address::V6([0; 16]));
         refuses(|interface| interface.routes = vec![interface.routes[0]; MAX_NETWORK_ENTRIES + 1]);
         let mut many = plan();
         many.interfaces = vec![many.interfaces[0].clone(); MAX_INTERFACES + 1];

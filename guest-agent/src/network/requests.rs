@@ -3,7 +3,7 @@
 
 use super::netlink::Message;
 use super::{bytes, family};
-use agent_protocol::{AddressPlan, NeighbourPlan, RoutePlan};
+use agent_protocol::{Address, AddressPlan, NeighbourPlan, RoutePlan};
 use alloc::vec::Vec;
 
 const RTM_NEWLINK: u16 = 16;
@@ -30,6 +30,7 @@ const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
+const RTA_VIA: u16 = 18;
 const RTAX_MTU: u16 = 2;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
@@ -82,8 +83,15 @@ pub(super) fn add_route(index: u32, plan: &RoutePlan) -> Message {
     let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &fixed)
         .attribute(RTA_OIF, &index.to_ne_bytes())
         .optional(RTA_DST, to)
-        .optional(RTA_GATEWAY, gateway.as_ref().map(bytes))
         .optional(RTA_PREFSRC, source.as_ref().map(bytes));
+    message = match gateway {
+        None => message,
+        Some(gateway) if family(gateway) == family(destination) => {
+            message.attribute(RTA_GATEWAY, bytes(gateway))
+        }
+        // `struct rtvia`.
+        Some(gateway) => message.attribute(RTA_VIA, &via(gateway)),
+    };
     if let Some(priority) = priority {
         message = message.attribute(RTA_PRIORITY, &priority.to_ne_bytes());
     }
@@ -95,6 +103,13 @@ pub(super) fn add_route(index: u32, plan: &RoutePlan) -> Message {
         message = message.attribute(RTA_METRICS, &nested);
     }
     message
+}
+
+/// The gateway of a route whose destination is of the other family.
+fn via(gateway: &Address) -> Vec<u8> {
+    let mut value = Vec::from(u16::from(family(gateway)).to_ne_bytes());
+    value.extend(bytes(gateway));
+    value
 }
 
 /// `struct ndmsg`.

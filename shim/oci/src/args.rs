@@ -325,7 +325,7 @@ pub(crate) struct Ps {
     pub(crate) format: ListFormat,
     /// Id of the container
     pub(crate) id: String,
-    /// Options of ps(1); -e, -A and -f are what is done
+    /// Options of ps(1): -e, -A, -f, and -o with columns
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) options: Vec<String>,
 }

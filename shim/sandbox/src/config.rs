@@ -1,11 +1,12 @@
 //! The host's configuration, `/etc/ringfence/config.toml`: who may run what is decided here and
 //! nowhere in a bundle or an image.
 
+use crate::network_settings::NetworkRate;
 use serde::Deserialize;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vmm_api::{CachePolicy, LockPolicy};
+use vmm_api::{CachePolicy, LockPolicy, WallPolicy};
 
 /// Where the configuration is, unless a command names another file.
 pub const DEFAULT_PATH: &str = "/etc/ringfence/config.toml";
@@ -42,9 +43,32 @@ pub struct HostConfig {
     pub file_locks: LockPolicy,
     /// What a guest keeps of its shares, unless the bundle says otherwise: `none`, `auto`, `always`.
     pub file_cache: CachePolicy,
+    /// How much may go over each interface of a guest; of this and a bundle's annotation the lower
+    /// rate counts.
+    pub network_rate: NetworkRate,
+    /// A guest sends from its own addresses only.
+    pub network_source_filter: bool,
+    /// A guest may send to 169.254.169.254, where clouds answer with the host's credentials.
+    pub network_metadata: bool,
+    /// What happens where this host does not give a machine one of its walls: `all`, no machine without
+    /// any of them; `strict`, none without those that every host can give; `report`, it is told.
+    pub walls: WallPolicy,
+    /// The first of the [`VMM_USERS`] users and groups that are nobody but a machine's; 0: machines are
+    /// their caller's user.
+    pub vmm_users: u32,
     /// The KVM device.
     pub kvm: PathBuf,
 }
+
+/// One for each process id that Linux gives out at most (proc_sys_kernel(5), pid_max): a machine's user
+/// is the first one plus its process id, which no other process has while it lives.
+pub const VMM_USERS: u32 = 1 << 22;
+
+/// In a range that neither distributions nor systemd give to anybody (systemd.io/UIDS-GIDS).
+const DEFAULT_VMM_USERS: u32 = 2_000_000_000;
+
+/// Users of people and services are below (systemd.io/UIDS-GIDS).
+const MIN_VMM_USERS: u32 = 1 << 16;
 
 impl Default for HostConfig {
     fn default() -> Self {
@@ -58,10 +82,17 @@ impl Default for HostConfig {
             boot_timeout_ms: 30_000,
             request_timeout_ms: 30_000,
             console_log_bytes: 1 << 20,
-            allowed_annotations: ["memory_mib", "vcpus", "file_cache"].map(str::to_owned).into(),
+            allowed_annotations: ["memory_mib", "vcpus", "file_cache", "network_rate"]
+                .map(str::to_owned)
+                .into(),
             file_locks: LockPolicy::Host,
             // The host may change what it shares while the guest runs: `podman cp`, a volume.
             file_cache: CachePolicy::Auto,
+            network_rate: NetworkRate::default(),
+            network_source_filter: true,
+            network_metadata: false,
+            walls: WallPolicy::Strict,
+            vmm_users: DEFAULT_VMM_USERS,
             kvm: PathBuf::from("/dev/kvm"),
         }
     }
@@ -151,6 +182,12 @@ impl HostConfig {
         if let Err(problem) = crate::limits::check_vcpus(self.vcpus) {
             return refuse("vcpus", self.vcpus.to_string(), problem);
         }
+        // The last number of all means nobody (chown(2)).
+        let last = u32::MAX - VMM_USERS;
+        if self.vmm_users != 0 && !(MIN_VMM_USERS..last).contains(&self.vmm_users) {
+            let problem = format!("it must be 0 or from {MIN_VMM_USERS} to {}", last - 1);
+            return refuse("vmm_users", self.vmm_users.to_string(), problem);
+        }
         for (key, value) in [
             ("boot_timeout_ms", self.boot_timeout_ms),
             ("request_timeout_ms", self.request_timeout_ms),
@@ -160,6 +197,13 @@ impl HostConfig {
             }
         }
         Ok(())
+    }
+
+    /// The user of the machine whose process has this id, if it is to have one of its own.
+    #[must_use]
+    pub fn vmm_user(&self, pid: i32) -> Option<u32> {
+        let pid = u32::try_from(pid).ok().filter(|pid| *pid < VMM_USERS)?;
+        (self.vmm_users != 0).then(|| self.vmm_users + pid)
     }
 
     /// Deadline for the agent's first message.
@@ -241,6 +285,9 @@ mod tests {
         assert!(error.contains("none") && error.contains("refused"), "{error}");
         assert_eq!(config.file_cache, CachePolicy::Auto);
         assert_eq!(parse("file_cache = \"none\"").unwrap().file_cache, CachePolicy::None);
+        assert_eq!(parse("walls = \"report\"").unwrap().walls, WallPolicy::Report);
+        assert_eq!((config.vmm_user(7), config.vmm_user(-1)), (Some(2_000_000_007), None));
+        assert_eq!(parse("vmm_users = 0").unwrap().vmm_user(7), None);
         let error = parse("file_cache = \"some\"").unwrap_err();
         assert!(error.contains("some") && error.contains("always"), "{error}");
     }
@@ -257,6 +304,9 @@ mod tests {
             ("memory_mib = 1", "memory_mib is 1"),
             ("vcpus = 0", "vcpus is 0"),
             ("boot_timeout_ms = 0", "boot_timeout_ms is 0"),
+            ("vmm_users = 1000", "vmm_users is 1000"),
+            ("vmm_users = 4294967295", "vmm_users is 4294967295"),
+            ("walls = \"none\"", "line 1"),
             ("vcpus = \"two\"", "line 1"),
         ] {
             let error = parse(text).unwrap_err();

@@ -20,7 +20,7 @@ use crate::host_files::{self, OpenShare};
 use crate::limits_change::{MachineSize, Settings};
 use crate::machine::{self, MachineFiles};
 use crate::mount_points;
-use crate::network::{HostNetwork, Interface, Network};
+use crate::network::{HostNetwork, Interface, Network, NetworkRecord};
 use crate::policy::{self, SignalAction, Situation, Terminal};
 use crate::signals::Signals;
 use crate::spec::{ContainerSpec, Hooks, Plan, VmPlan};
@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use vmm_api::{Reply, Request, ShareKind, VmmErrorKind};
+use vmm_api::{Reply, Request, ShareKind, VmmErrorKind, WallsReport};
 
 /// How long the virtual machine's end may take to be seen after its agent's stream has broken.
 const DEATH_RATTLE: Duration = Duration::from_secs(1);
@@ -53,6 +53,7 @@ pub(crate) struct Prepared {
     id: ContainerId,
     cgroup: Option<HostCgroup>,
     network: Option<HostNetwork>,
+    namespace: Option<NetworkRecord>,
     state: StateDir,
     vm: VmPlan,
     files: MachineFiles,
@@ -97,6 +98,8 @@ pub(crate) struct Guest {
     pub(crate) cgroup: Option<HostCgroup>,
     /// Held for its end.
     pub(crate) network: Option<HostNetwork>,
+    /// What stands in the host's namespace, if there is one.
+    pub(crate) namespace: Option<NetworkRecord>,
     pub(crate) state: StateDir,
     pub(crate) deadline: Duration,
     pub(crate) size: MachineSize,
@@ -152,8 +155,10 @@ pub(crate) fn prepare(
     }
     let console = state.console()?;
     let cgroup = enter_cgroup(&mut state, &plan)?;
-    let (network, interfaces) = match &plan.network {
-        Some(namespace) => connect_network(&mut state, namespace, true)?,
+    let network = plan.network.as_deref().map(Network::look).transpose()?;
+    let namespace = network.as_ref().map(Network::record);
+    let (network, interfaces) = match network {
+        Some(network) => connect_network(&mut state, network, true)?,
         None => (None, Vec::new()),
     };
     Ok(Prepared {
@@ -162,6 +167,7 @@ pub(crate) fn prepare(
         state,
         vm: plan.vm,
         network,
+        namespace,
         files: MachineFiles { kvm, kernel, initrd, console, shares, interfaces },
         kernel_path,
         initrd_path,
@@ -183,10 +189,9 @@ pub(crate) fn prepare(
 /// written down before: the namespace outlives this process.
 fn connect_network(
     state: &mut StateDir,
-    namespace: &Path,
+    network: Network,
     journal: bool,
 ) -> Result<(Option<HostNetwork>, Vec<Interface>), SandboxError> {
-    let network = Network::look(namespace)?;
     let record = network.record();
     if record.interfaces.is_empty() {
         return Ok((None, Vec::new()));
@@ -258,6 +263,17 @@ impl Prepared {
         self.container.has_own_network() && !self.hooks.before_create.is_empty()
     }
 
+    /// Whether it has a network of its own, which is not a namespace of the host that has a name.
+    pub(crate) fn has_own_network(&self) -> bool {
+        self.container.has_own_network()
+    }
+
+    /// Nothing may be put into `namespace`, that of the container's process on the host, any more.
+    pub(crate) fn expect_no_interfaces(&mut self, namespace: &Path) {
+        let record = NetworkRecord { namespace: namespace.to_owned(), interfaces: Vec::new() };
+        self.namespace.get_or_insert(record);
+    }
+
     /// Runs the hooks that come before the container is made, before its machine is made, too, and
     /// connects the interfaces that they have put into `namespace`, that of the container's process
     /// on the host.
@@ -266,7 +282,9 @@ impl Prepared {
     pub(crate) async fn run_hooks_first(&mut self, namespace: &Path) -> Result<bool, SandboxError> {
         let before_create = std::mem::take(&mut self.hooks.before_create);
         hooks::run(&before_create, &self.hook_state).await?;
-        let (network, interfaces) = connect_network(&mut self.state, namespace, false)?;
+        let network = Network::look_at_own(namespace)?;
+        self.namespace = Some(network.record());
+        let (network, interfaces) = connect_network(&mut self.state, network, false)?;
         if !interfaces.is_empty() {
             self.container.share_network();
         }
@@ -305,8 +323,8 @@ impl Prepared {
     ) -> Result<(Booted, Vec<OwnedFd>), SandboxError> {
         let mut sockets = Sockets::open(wanted, FIRST_STREAM_PORT).map_err(StdioError::Sockets)?;
         let cpus = self.vm.host_cpus.as_deref();
-        let mut vm =
-            VmProcess::start(&parts.vmm, self.state.path(), cpus).map_err(SandboxError::Machine)?;
+        let mut vm = VmProcess::start(&parts.vmm, self.state.path(), cpus, self.vm.walls)
+            .map_err(SandboxError::Machine)?;
         let reference = vm.reference();
         let boot = self.boot_record(config)?;
         self.state.change(|record| {
@@ -321,8 +339,13 @@ impl Prepared {
         let asked = asked.map_err(|error| self.boot_error(config, error))?;
         // The guest boots while its filter is compiled.
         let seccomp = self.container.seccomp().map(|spec| spec.compile()).transpose()?;
-        let spans = booted(&mut vm, asked).await.map_err(|error| self.boot_error(config, error))?;
+        let booted = booted(&mut vm, asked).await;
+        let (spans, walls) = booted.map_err(|error| self.boot_error(config, error))?;
         timeline.vmm(spans);
+        for down in &walls.down {
+            tracing::info!("a wall of the virtual machine is not up: {down}");
+        }
+        self.state.note(|record| record.walls = Some(walls));
         let connected = Client::connect(control, config.boot_timeout());
         let connection =
             self.state.watch(&mut vm, signals, "waiting for the guest's agent", connected).await;
@@ -386,6 +409,7 @@ impl Prepared {
                 vm,
                 cgroup: self.cgroup,
                 network: self.network,
+                namespace: self.namespace,
                 state: self.state,
                 deadline,
                 size,
@@ -407,7 +431,11 @@ impl Prepared {
         config: &HostConfig,
         ports: Vec<(u32, OwnedFd)>,
     ) -> Result<Vec<Asked>, VmError> {
-        let (machine, fds) = machine::configure(self.id.as_str(), &self.vm, config, &self.files);
+        // Another user than its own is not to be had for who is not root.
+        let user = vm.reference().filter(|_| rustix::process::geteuid().is_root());
+        let user = user.and_then(|vmm| config.vmm_user(vmm.pid));
+        let (machine, fds) =
+            machine::configure(self.id.as_str(), &self.vm, config, &self.files, user);
         let mut asked = vec![vm.ask_boot(machine, &fds).await?];
         for (port, descriptor) in ports {
             asked.push(vm.ask(Request::ListenVsock { port }, &[descriptor.as_fd()]).await?);
@@ -434,11 +462,14 @@ impl Prepared {
 }
 
 /// The answers to what [`Prepared::ask`] asked, in its order.
-async fn booted(vm: &mut VmProcess, asked: Vec<Asked>) -> Result<Vec<vmm_api::Span>, VmError> {
+async fn booted(
+    vm: &mut VmProcess,
+    asked: Vec<Asked>,
+) -> Result<(Vec<vmm_api::Span>, WallsReport), VmError> {
     let mut asked = asked.into_iter();
-    let spans = match asked.next() {
+    let booted = match asked.next() {
         Some(boot) => vm.booted(boot).await?,
-        None => Vec::new(),
+        None => Default::default(),
     };
     for port in asked {
         match vm.answer(port).await? {
@@ -448,7 +479,7 @@ async fn booted(vm: &mut VmProcess, asked: Vec<Asked>) -> Result<Vec<vmm_api::Sp
             }
         }
     }
-    Ok(spans)
+    Ok(booted)
 }
 
 impl Booted {

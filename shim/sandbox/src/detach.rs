@@ -10,7 +10,9 @@ use crate::control::{self, Answer, ControlError, MAX_ANSWER};
 use crate::error_kind::ErrorKind;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -132,6 +134,7 @@ pub fn has_handed_over() -> bool {
 #[derive(Debug)]
 pub struct Handover {
     stream: UnixStream,
+    leaves_streams: bool,
 }
 
 impl Handover {
@@ -156,7 +159,14 @@ impl Handover {
         fcntl_setfd(borrowed, FdFlags::CLOEXEC).map_err(|_| DetachError::NotStarted)?;
         // SAFETY: as above, and the check has shown that it is an open socket.
         let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-        Ok(Self { stream: UnixStream::from(descriptor) })
+        Ok(Self { stream: UnixStream::from(descriptor), leaves_streams: false })
+    }
+
+    /// For a container with a terminal of its own: from [`Self::ready`] on the supervisor has none of
+    /// the caller's streams. containerd's shim waits until nobody has the pipe any more that it collects
+    /// a command's output from.
+    pub(crate) fn leave_streams(&mut self) {
+        self.leaves_streams = true;
     }
 
     /// Says that all is well: from now on the supervisor lives on without its parent.
@@ -165,6 +175,9 @@ impl Handover {
     /// [`DetachError::Abandoned`] if nobody has heard it.
     pub(crate) fn ready(self) -> Result<(), DetachError> {
         HANDED_OVER.store(true, Ordering::Relaxed);
+        if self.leaves_streams {
+            close_streams().map_err(DetachError::Start)?;
+        }
         rustix::process::set_parent_process_death_signal(None)
             .map_err(|errno| DetachError::Start(errno.into()))?;
         control::send(&self.stream, &Answer::Done, MAX_ANSWER, &[])
@@ -176,6 +189,15 @@ impl Handover {
         // A parent that is gone cannot be told.
         drop(control::send(&self.stream, &Answer::refused(kind, message), MAX_ANSWER, &[]));
     }
+}
+
+/// The numbers stay taken, so that no other file gets them.
+fn close_streams() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
+    Ok(())
 }
 
 fn close_others(number: RawFd) {
@@ -206,7 +228,8 @@ mod tests {
     #[test]
     fn what_a_handover_says_is_heard() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        Handover { stream: theirs }.failed(ErrorKind::ProgramMissing, "no such program".into());
+        Handover { stream: theirs, leaves_streams: false }
+            .failed(ErrorKind::ProgramMissing, "no such program".into());
         let (answer, _) = control::receive::<Answer>(&ours, MAX_ANSWER).unwrap();
         let expected = Answer::Refused {
             kind: ErrorKind::ProgramMissing,

@@ -66,7 +66,10 @@ pub fn exec(options: &ExecOptions) -> Result<u8, SandboxError> {
 ///
 /// # Errors
 /// [`SandboxError`], which that command has been told of unless it had gone.
-pub fn supervise_exec(options: &ExecOptions, handover: Handover) -> Result<u8, SandboxError> {
+pub fn supervise_exec(options: &ExecOptions, mut handover: Handover) -> Result<u8, SandboxError> {
+    if options.console_socket.is_some() {
+        handover.leave_streams();
+    }
     let mut handover = Some(handover);
     let result = live(options, &mut handover);
     if let Err(error) = &result {

@@ -3,12 +3,13 @@
 use crate::config::HostConfig;
 use crate::host_files::OpenShare;
 use crate::network::Interface;
+use crate::network_settings::NetworkSettings;
 use crate::spec::VmPlan;
 use agent_protocol::SHARES_TAG;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vmm_api::{
     BalloonConfig, BootConfig, ConsoleConfig, FdSlot, FsConfig, MachineConfig, NetConfig, Request,
-    ShareConfig, VsockConfig,
+    ShareConfig, VsockConfig, WallsConfig,
 };
 
 /// Each VMM has its own vsock device, so one number does for all guests. 0 to 2 are taken
@@ -26,8 +27,10 @@ const MAX_FS_QUEUES: u8 = 4;
 /// Two are there for pages that a guest would touch for nothing. On one CPU the kernel takes the lock
 /// prefixes out of 8 000 instructions, and with them writes to every page of its text, which it shares
 /// with other guests until then. And memory for each CPU comes by the page and not by the 2 MiB.
+///
+/// A guest has no dummy network device that nobody has asked for.
 const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet panic=-1 reboot=k rcupdate.rcu_expedited=1 \
-                                 noreplace-smp percpu_alloc=page";
+                                 noreplace-smp percpu_alloc=page dummy.numdummies=0";
 
 /// What a machine is made of, opened.
 #[derive(Debug)]
@@ -61,12 +64,14 @@ pub(crate) fn configure<'f>(
     plan: &VmPlan,
     host: &HostConfig,
     files: &'f MachineFiles,
+    user: Option<u32>,
 ) -> (MachineConfig, Vec<BorrowedFd<'f>>) {
     let mut slots = Slots::default();
     let config = MachineConfig {
         version: vmm_api::VERSION,
         name: name.to_owned(),
         memory_mib: plan.memory_mib,
+        walls: WallsConfig { policy: plan.walls, user },
         vcpus: plan.vcpus,
         kvm: slots.add(&files.kvm),
         boot: BootConfig {
@@ -84,22 +89,34 @@ pub(crate) fn configure<'f>(
             queues: plan.vcpus.clamp(1, MAX_FS_QUEUES),
             locks: host.file_locks,
             shares: files.shares.iter().map(|share| share_config(share, &mut slots)).collect(),
+            // Those of the containers that will come.
+            shares_later: files.shares.is_empty(),
         }),
         disks: Vec::new(),
-        nets: files.interfaces.iter().map(|net| net_config(net, &mut slots)).collect(),
+        nets: files
+            .interfaces
+            .iter()
+            .map(|net| net_config(net, plan.network, &mut slots))
+            .collect(),
         rng: true,
         balloon: Some(BalloonConfig { free_page_reporting: true }),
     };
     (config, slots.descriptors)
 }
 
-fn net_config<'f>(interface: &'f Interface, slots: &mut Slots<'f>) -> NetConfig {
+fn net_config<'f>(
+    interface: &'f Interface,
+    settings: NetworkSettings,
+    slots: &mut Slots<'f>,
+) -> NetConfig {
     NetConfig {
         tap: slots.add(&interface.tap),
         mac: interface.plan.mac,
         mtu: u16::try_from(interface.plan.mtu).unwrap_or(u16::MAX),
-        sources: Some(interface.sources.clone()),
-        metadata: false,
+        sources: (!settings.any_source).then(|| interface.sources.clone()),
+        metadata: settings.metadata,
+        sent: settings.rate.sent,
+        received: settings.rate.received,
     }
 }
 
@@ -184,9 +201,11 @@ mod tests {
             initrd: None,
             parameters: vec!["bundle=1".into()],
             host_cpus: None,
+            network: NetworkSettings::default(),
+            walls: vmm_api::WallPolicy::Strict,
         };
         let host = HostConfig { kernel_parameters: vec!["host=1".into()], ..HostConfig::default() };
-        let (config, descriptors) = configure("c1", &plan, &host, &files);
+        let (config, descriptors) = configure("c1", &plan, &host, &files, Some(7));
         let fs = config.fs.unwrap();
         let mut slots = vec![config.kvm.0, config.boot.kernel.0, config.console.log.0];
         slots.extend(config.boot.initrd.map(|slot| slot.0));
@@ -199,7 +218,8 @@ mod tests {
         assert_eq!(policies, (CachePolicy::Auto, CachePolicy::None));
         assert_eq!((fs.queues, fs.locks), (1, vmm_api::LockPolicy::Host));
         for (vcpus, queues) in [(2, 2), (32, MAX_FS_QUEUES)] {
-            let (config, _) = configure("c1", &VmPlan { vcpus, ..plan.clone() }, &host, &files);
+            let (config, _) =
+                configure("c1", &VmPlan { vcpus, ..plan.clone() }, &host, &files, None);
             assert_eq!(config.fs.unwrap().queues, queues);
         }
         assert!(config.boot.cmdline.ends_with(" host=1 bundle=1"), "{}", config.boot.cmdline);

@@ -14,7 +14,7 @@ use crate::policy::{self, Operation};
 use crate::process::ProcessRef;
 use crate::run::run_after_stop;
 use crate::spec::ResourceUpdate;
-use crate::store::{Deletion, End, Record, Status, StoreError, Stored};
+use crate::store::{Deletion, End, Record, Status, StoreError, Stored, Stranger};
 use crate::walls::Walls;
 use agent_protocol::ProcessInfo;
 use serde::Serialize;
@@ -302,7 +302,7 @@ fn report(stored: &Stored, detail: Detail) -> Report {
         owner: user_name(*owner).unwrap_or_else(|| format!("#{owner}")),
         annotations: record.annotations.clone(),
         end: record.end(),
-        walls: machine.and_then(|vmm| Walls::read(vmm, record.supervisor)),
+        walls: machine.and_then(|vmm| Walls::read(vmm, record.supervisor, record.walls.as_ref())),
         boot: boot.map(|boot| boot.report(detail >= Detail::Digests)),
     }
 }
@@ -334,6 +334,7 @@ pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), SandboxError> {
             // Why it cannot be understood.
             Stored::load(root, &id)?;
         }
+        end_stranger(&id, &deletion)?;
         return Ok(deletion.remove()?);
     };
     let status = record.status();
@@ -344,6 +345,20 @@ pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), SandboxError> {
         return Err(SandboxError::WrongStatus { id: record.id, status, problem });
     }
     remove(deletion, record, force || status == Status::Created)
+}
+
+/// Ends the processes of a container that another version of ringfence has made.
+fn end_stranger(id: &ContainerId, deletion: &Deletion) -> Result<(), SandboxError> {
+    let Some(Stranger { supervisor, vmm, .. }) = deletion.stranger() else { return Ok(()) };
+    for (what, process) in [("supervisor", Some(supervisor)), ("virtual machine", vmm)] {
+        let Some(process) = process else { continue };
+        process.kill();
+        if !process.wait(ENDING) {
+            let id = id.as_str().to_owned();
+            return Err(SandboxError::DoesNotEnd { id, what, patience: ENDING });
+        }
+    }
+    Ok(())
 }
 
 /// Ends what is left of a container, removes it and runs its `poststop` hooks.

@@ -1,19 +1,24 @@
 //! A child process that is waited for by its descriptor, and killed when it is forgotten.
 #![expect(unsafe_code, reason = "code between fork and exec")]
 
+use crate::pid_namespace::{Birth, BirthError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open,
+    pidfd_send_signal, waitpid,
+};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 
 /// A running child.
 #[derive(Debug)]
 pub(crate) struct Process {
-    child: Child,
+    pid: Pid,
     /// A descriptor cannot come to mean another process, as a number can.
     pidfd: AsyncFd<OwnedFd>,
     reaped: Option<ExitStatus>,
@@ -37,19 +42,28 @@ impl Process {
     /// Those of fork(2), execve(2) and pidfd_open(2).
     pub(crate) fn start(mut command: Command) -> io::Result<Self> {
         die_with_parent(&mut command);
-        let mut child = command.spawn()?;
-        let pidfd = i32::try_from(child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?))
-            .and_then(crate::watched::watch);
-        match pidfd {
-            Ok(pidfd) => Ok(Self { child, pidfd, reaped: None, leads_group: false }),
+        // Dropping what stands for a child neither ends it nor waits for it.
+        Self::own(Pid::from_child(&command.spawn()?))
+    }
+
+    /// As [`Self::start`], as the first process of a PID namespace.
+    ///
+    /// # Errors
+    /// [`BirthError`].
+    pub(crate) fn start_first(mut command: Command, birth: Birth) -> Result<Self, BirthError> {
+        die_with_parent(&mut command);
+        Self::own(birth.start(command)?).map_err(BirthError::Start)
+    }
+
+    /// A child of this process, which nobody else waits for.
+    fn own(pid: Pid) -> io::Result<Self> {
+        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(io::Error::from);
+        match pidfd.and_then(crate::watched::watch) {
+            Ok(pidfd) => Ok(Self { pid, pidfd, reaped: None, leads_group: false }),
             Err(error) => {
                 // Without its descriptor it is of no use; it must not stay behind either.
-                drop(child.kill());
-                drop(child.wait());
+                let _ = kill_process(pid, Signal::KILL);
+                drop(reap(pid));
                 Err(error)
             }
         }
@@ -67,7 +81,7 @@ impl Process {
     }
 
     pub(crate) fn reference(&self) -> Option<ProcessRef> {
-        ProcessRef::of(i32::try_from(self.child.id()).ok()?)
+        ProcessRef::of(self.pid.as_raw_nonzero().get())
     }
 
     /// Waits for the end and reaps.
@@ -76,7 +90,7 @@ impl Process {
             return Ok(status);
         }
         drop(self.pidfd.readable().await?);
-        let status = self.child.wait()?;
+        let status = reap(self.pid)?;
         self.reaped = Some(status);
         Ok(status)
     }
@@ -86,7 +100,7 @@ impl Process {
         if self.reaped.is_none() {
             if self.leads_group {
                 // Nobody else has the number before the process is reaped.
-                let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+                let _ = kill_process_group(self.pid, Signal::KILL);
             }
             // It fails only if the process has ended by itself.
             let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
@@ -98,7 +112,17 @@ impl Drop for Process {
     fn drop(&mut self) {
         if self.reaped.is_none() {
             self.kill();
-            drop(self.child.wait());
+            drop(reap(self.pid));
+        }
+    }
+}
+
+fn reap(pid: Pid) -> io::Result<ExitStatus> {
+    loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(ExitStatus::from_raw(status.as_raw())),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
 }
@@ -109,8 +133,9 @@ fn die_with_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
     let prepare = move || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have died before the call above.
-        if rustix::process::getppid() != Some(parent) {
+        // The parent may have died before the call above. From inside a PID namespace of its own a child
+        // sees none.
+        if rustix::process::getppid().is_some_and(|now| now != parent) {
             return Err(io::Error::from(io::ErrorKind::NotConnected));
         }
         crate::signals::unblock_all();

@@ -9,11 +9,13 @@ use crate::create::{self, Ready};
 use crate::detach::Handover;
 use crate::error::SandboxError;
 use crate::hooks::{self, ContainerState};
+use crate::network::NetworkError;
 use crate::signals::Signals;
 use crate::spec::{Bundle, Hook, HostFacts, Overrides, Plan};
 use crate::store::Status;
 use crate::supervisor::{Exit, Owner, Supervisor};
 use crate::timeline::{Moment, Timeline};
+use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 
 /// A container to be made.
@@ -75,9 +77,12 @@ pub fn run(options: &RunOptions) -> Result<Exit, SandboxError> {
 /// [`SandboxError`], which that command has been told of unless it had gone.
 pub fn supervise(
     options: &RunOptions,
-    handover: Handover,
+    mut handover: Handover,
     ready: ReadyWhen,
 ) -> Result<Exit, SandboxError> {
+    if options.console_socket.is_some() {
+        handover.leave_streams();
+    }
     let mut role = Some(Role::Supervisor(handover, ready));
     let result = behind_figurehead(|figurehead| live(options, &mut role, Some(figurehead)));
     let result = result.map_err(SandboxError::Events).flatten();
@@ -109,6 +114,11 @@ fn live(
     let plan = bundle.plan(id.as_str(), &options.overrides, &options.config, host_facts())?;
     plan.notes.tell();
     drop(bundle);
+    // Whoever creates is an engine, which has let go of "--network host" here; whoever runs a bundle by
+    // hand gets no network.
+    if matches!(role, Some(Role::Supervisor(_, ReadyWhen::Created))) && plan.has_host_network() {
+        return Err(NetworkError::HostAsked.into());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -165,10 +175,19 @@ async fn run_plan(
         options.console_socket.as_deref(),
     )?;
     let mut prepared = create::prepare(id, &options.root, plan, &options.config, parts)?;
-    if let Some(figurehead) = stand_in.figurehead.filter(|_| prepared.network_is_of_hooks()) {
-        let namespace = figurehead.separate_network();
-        let namespace = namespace.map_err(|errno| SandboxError::Events(errno.into()))?;
-        prepared.run_hooks_first(&namespace).await?;
+    // Who looks for the container's network by its process on the host must not find the host's.
+    if let Some(figurehead) = stand_in.figurehead.filter(|_| prepared.has_own_network()) {
+        match figurehead.separate_network() {
+            Ok(namespace) => {
+                if prepared.network_is_of_hooks() {
+                    prepared.run_hooks_first(&namespace).await?;
+                }
+                prepared.expect_no_interfaces(&namespace);
+            }
+            // An ordinary user puts no interfaces anywhere.
+            Err(Errno::PERM) if !prepared.network_is_of_hooks() => {}
+            Err(errno) => return Err(SandboxError::Events(errno.into())),
+        }
     }
     let booted = prepared.boot(&options.config, parts, terminal, &signals, timeline).await?;
     let ready = booted.create(&signals, timeline).await?;

@@ -1,5 +1,6 @@
 //! `ringfence-vmm` as a child: started, asked, watched, ended.
 
+use crate::pid_namespace::{self, BirthError};
 use crate::process::{Process, ProcessRef};
 use crate::watched::{ChannelSocket, watch};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd, ioctl_fionbio};
@@ -16,7 +17,7 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 use vmm_api::{
     CHANNEL_FD, Channel, ChannelError, Event, FromVmm, GuestExit, MachineConfig, Reply, Request,
-    Span, ToVmm, VmmError,
+    Span, ToVmm, VmmError, WallPolicy, WallsReport,
 };
 
 /// Name of the VMM's program, as far as a list of processes shows it.
@@ -46,6 +47,12 @@ pub enum VmError {
         #[source]
         source: io::Error,
     },
+    /// The host gives it no PID namespace.
+    #[error(
+        "the virtual machine monitor cannot have a PID namespace of its own: let this user make user \
+         namespaces (ringfence doctor tells how), or set \"walls\" in the configuration to \"report\""
+    )]
+    PidNamespace(#[source] io::Error),
     /// The channel to it failed.
     #[error("the virtual machine monitor cannot be asked for {request}")]
     Channel {
@@ -128,6 +135,7 @@ impl VmProcess {
         program: &Path,
         container: &Path,
         cpus: Option<&[u16]>,
+        walls: WallPolicy,
     ) -> Result<Self, VmError> {
         let failed = |source: io::Error| VmError::Start { path: program.to_owned(), source };
         let errno = |errno: rustix::io::Errno| failed(errno.into());
@@ -139,8 +147,13 @@ impl VmProcess {
         let mut command = Command::new(program);
         command.env_clear().env(CONTAINER_VARIABLE, container).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer);
+        let birth = pid_namespace::prepare(&mut command, walls != WallPolicy::Report);
+        let birth = birth.map_err(failed)?;
         prepare_child(&mut command, theirs.as_raw_fd(), cpus);
-        let process = Process::start(command).map_err(failed)?;
+        let process = Process::start_first(command, birth).map_err(|error| match error {
+            BirthError::Namespace(source) => VmError::PidNamespace(source),
+            BirthError::Start(source) => failed(source),
+        })?;
         drop(theirs);
         ioctl_fionbio(&ours, true).map_err(errno)?;
         let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed)?;
@@ -218,10 +231,13 @@ impl VmProcess {
     }
 
     /// Waits until the virtual CPUs run.
-    pub(crate) async fn booted(&mut self, asked: Asked) -> Result<Vec<Span>, VmError> {
+    pub(crate) async fn booted(
+        &mut self,
+        asked: Asked,
+    ) -> Result<(Vec<Span>, WallsReport), VmError> {
         let request = asked.name;
         match self.answer(asked).await? {
-            Reply::Booted { timeline } => Ok(timeline),
+            Reply::Booted { timeline, walls } => Ok((timeline, walls)),
             Reply::Done | Reply::Stats(_) => Err(VmError::WrongReply { request }),
         }
     }

@@ -1,5 +1,6 @@
 //! A container engine that is told which runtime to use: podman and docker have the same words.
 
+pub mod networks;
 pub mod scenarios;
 
 use std::path::Path;
@@ -39,6 +40,16 @@ impl Engine {
             options: words(&["--network", "none", "--runtime", runtime]),
             image: words(&["busybox"]),
         }
+    }
+
+    /// The same with its containers on this network; they are on none otherwise.
+    #[must_use]
+    pub fn on_network(mut self, network: &str) -> Self {
+        if let Some(place) = self.options.iter_mut().skip_while(|word| *word != "--network").nth(1)
+        {
+            network.clone_into(place);
+        }
+        self
     }
 
     /// Its `words`.

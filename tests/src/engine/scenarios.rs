@@ -164,6 +164,33 @@ pub fn deaf(engine: &Engine, name: &str) {
     engine.expect(&["rm", name], 0, &format!("{name}\n"));
 }
 
+/// The script of a service: it answers what it is asked on the volume, then waits for its end.
+const SERVICE: &str = "trap 'exit 5' TERM; echo up
+    until test -e /shared/question; do sleep 0.2; done
+    sed s/asked/answered/ /shared/question > /shared/new; mv /shared/new /shared/answer
+    while :; do sleep 0.2; done";
+
+/// The script of its client.
+const CLIENT: &str = "echo asked > /shared/new; mv /shared/new /shared/question
+    until test -e /shared/answer; do sleep 0.2; done
+    cat /shared/answer; exit 3";
+
+/// Two services with a volume between them, as they are composed: each sees what the other writes.
+pub fn two_services(engine: &Engine, [service, client]: [&str; 2]) {
+    let volume = "ringfence-test-shared";
+    engine.expect(&["volume", "create", volume], 0, &format!("{volume}\n"));
+    let shared = ["--volume", &format!("{volume}:/shared")];
+    engine.leave(service, &shared, SERVICE);
+    let options = [&["--rm", "--name", client], &shared[..]].concat();
+    let outcome = engine.run(&options, CLIENT).run();
+    outcome.expect_code(3);
+    assert_eq!(outcome.out(), "answered\n");
+    engine.expect(&["stop", "--time", "60", service], 0, &format!("{service}\n"));
+    assert_eq!(engine.inspect(service, "{{.State.ExitCode}}"), "5");
+    engine.expect(&["rm", service], 0, &format!("{service}\n"));
+    engine.expect(&["volume", "rm", volume], 0, &format!("{volume}\n"));
+}
+
 /// One that uses up its memory.
 pub fn out_of_memory(engine: &Engine, name: &str) {
     let limits = ["--name", name, "--memory", "64m", "--memory-swap", "64m"];
@@ -221,7 +248,9 @@ pub fn terminals(engine: &Engine, name: &str) {
         terminal.write(end);
         running.finish()
     };
-    attach(&["--detach-keys", "ctrl-x"], "one", b"\x18").expect_code(0);
+    // With which status is the engine's choice.
+    let outcome = attach(&["--detach-keys", "ctrl-x"], "one", b"\x18");
+    assert_eq!(engine.inspect(name, "{{.State.Status}}"), "running", "{outcome}");
     // Control-D: the end of its input. podman does not end with the container's status here.
     let _ = attach(&[], "two", b"\x04");
     engine.expect(&["wait", name], 0, "8\n");

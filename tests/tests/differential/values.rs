@@ -57,6 +57,16 @@ pub(crate) const VALUES: Group = Group {
         set("root-is-a-file", &[("/root/path", "\"/etc/passwd\"")], &["/etc/passwd"]),
         set("root-path-empty", &[("/root/path", "\"\"")], &["root.path"]),
         set("process-missing", &[("/process", "null")], &["process"]),
+        // The specification has it missing until the start; nothing could be started then.
+        scene("process-missing-at-create", |stage| {
+            let bundle = stage.shared().edit(|config| {
+                config.as_object_mut().expect("an object").remove("process");
+            });
+            // What was created goes with its value.
+            let (_container, outcome) = stage.try_leave(&bundle, &["create"]);
+            stage.note(format!("created: {}", outcome.code() == 0));
+        })
+        .as_runc(),
         set("args-missing", &[("/process/args", "null")], &["process.args"]),
         set("args-empty", &[("/process/args", "[]")], &["process.args"]),
         set("args-of-nothing", &[("/process/args", "[\"\"]")], &["process.args"]),

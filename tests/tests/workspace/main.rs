@@ -2,6 +2,7 @@
 //! and how the sources are laid out. Needs neither root nor KVM and runs with the unit tests.
 
 mod dependencies;
+mod deploy;
 mod documents;
 mod graph;
 mod licences;

@@ -1,5 +1,6 @@
 //! The configuration of a machine: plain input values, validated by the VMM before use.
 
+use crate::walls::WallsConfig;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -16,6 +17,8 @@ pub struct MachineConfig {
     pub name: String,
     /// Guest memory in MiB.
     pub memory_mib: u32,
+    /// How the process confines itself.
+    pub walls: WallsConfig,
     /// Number of virtual CPUs, 1 to 32.
     pub vcpus: u8,
     /// An open `/dev/kvm`, read-write.
@@ -76,6 +79,9 @@ pub struct FsConfig {
     pub locks: LockPolicy,
     /// An open `/proc/self/fd` of the VMM process is made by the VMM itself before it is jailed.
     pub shares: Vec<ShareConfig>,
+    /// Whether further ones may come while the machine runs. The process cannot be held to those that it
+    /// has, then, and [`crate::Request::AddShare`] is refused otherwise.
+    pub shares_later: bool,
 }
 
 /// One directory or file of the host that the guest may see.
@@ -156,6 +162,10 @@ pub struct NetConfig {
     pub sources: Option<Vec<IpAddr>>,
     /// Whether it may send to 169.254.169.254, where clouds answer with the host's credentials.
     pub metadata: bool,
+    /// How much it may send; operations are packets.
+    pub sent: RateLimit,
+    /// How much it may receive.
+    pub received: RateLimit,
 }
 
 /// Bytes of the header before each frame of a tap (TUNSETVNETHDRSZ).

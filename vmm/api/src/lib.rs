@@ -11,6 +11,7 @@
 mod channel;
 mod config;
 mod message;
+mod walls;
 
 pub use channel::{Channel, ChannelError, MAX_FDS, MAX_MESSAGE};
 pub use config::{
@@ -21,9 +22,10 @@ pub use config::{
 pub use message::{
     Event, FromVmm, GuestExit, Reply, Request, Span, ToVmm, VmmError, VmmErrorKind, VmmStats,
 };
+pub use walls::{WallPolicy, WallsConfig, WallsReport};
 
 /// Version of this interface. Launcher and VMM come from one build; a difference is refused.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The descriptor on which `ringfence-vmm` finds its [`Channel`].
 pub const CHANNEL_FD: i32 = 3;

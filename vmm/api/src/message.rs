@@ -1,6 +1,7 @@
 //! Requests to a VMM, its replies and its events.
 
 use crate::config::{MachineConfig, ShareConfig};
+use crate::walls::WallsReport;
 use serde::{Deserialize, Serialize};
 
 /// One packet from the launcher.
@@ -77,6 +78,8 @@ pub enum Reply {
     Booted {
         /// What the VMM did, in order.
         timeline: Vec<Span>,
+        /// What came of its walls.
+        walls: WallsReport,
     },
     /// Counters.
     Stats(VmmStats),

@@ -37,6 +37,7 @@ pub mod fault;
 pub mod interrupt;
 mod iovec;
 pub mod legacy;
+mod limits;
 pub mod memory;
 mod random;
 pub mod rate;

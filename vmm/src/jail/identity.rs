@@ -8,17 +8,21 @@
 #![expect(unsafe_code, reason = "fork")]
 
 use super::JailError;
-use rustix::process::{Pid, WaitOptions, getegid, geteuid, getppid, waitpid};
+use rustix::process::{Pid, WaitOptions, getegid, geteuid, waitpid};
 use rustix::thread::{CapabilitySet, capabilities};
-use std::fs::{read_to_string, write};
+use std::fs::{read_link, read_to_string, write};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// Names and contents of the files of a map.
+type Maps = [(&'static str, String); 2];
 
 /// How the map will be written.
 pub(super) enum Mapper {
     /// By a helper outside.
-    Helper { socket: UnixStream, pid: Pid },
+    Helper { socket: UnixStream, pid: Pid, maps: Maps },
     /// By the process: its own user and group only.
     Itself { uid: u32, gid: u32 },
 }
@@ -31,25 +35,35 @@ impl Mapper {
             return Ok(Self::Itself { uid: geteuid().as_raw(), gid: getegid().as_raw() });
         }
         let maps = [("uid_map", identity("uid_map")?), ("gid_map", identity("gid_map")?)];
+        // The number by which `/proc` knows this process: its own PID namespace may be another.
+        let process = read_link("/proc/self")?;
         let (ours, theirs) = UnixStream::pair()?;
         // SAFETY: the process has one thread, so the child may do what it likes.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 drop(ours);
-                help(theirs, &maps)
+                help(theirs, &process, &maps)
             }
             pid => {
                 let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
-                Ok(Self::Helper { socket: ours, pid })
+                Ok(Self::Helper { socket: ours, pid, maps })
             }
+        }
+    }
+
+    /// Whether a user of this number, and a group, will be there.
+    pub(super) fn has(&self, id: u32) -> bool {
+        match self {
+            Self::Helper { maps, .. } => maps.iter().all(|(_, map)| covers(map, id)),
+            Self::Itself { .. } => false,
         }
     }
 
     /// To be called in the namespace.
     pub(super) fn map(self) -> Result<(), JailError> {
         match self {
-            Self::Helper { socket, pid } => {
+            Self::Helper { socket, pid, .. } => {
                 let reason = ask(socket).map_err(JailError::Identity)?;
                 // Where SIGCHLD is ignored there is no one to wait for.
                 let _ = waitpid(Some(pid), WaitOptions::empty());
@@ -69,13 +83,12 @@ fn ask(mut socket: UnixStream) -> io::Result<String> {
 }
 
 /// The helper's life: it waits for the end of what its parent says, and ends.
-fn help(mut socket: UnixStream, maps: &[(&str, String); 2]) -> ! {
-    let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+fn help(mut socket: UnixStream, process: &Path, maps: &Maps) -> ! {
     let work = || -> io::Result<()> {
         let mut nothing = [0];
         let _ = (&socket).read(&mut nothing)?;
         for (name, map) in maps {
-            write(format!("/proc/{parent}/{name}"), map)?;
+            write(Path::new("/proc").join(process).join(name), map)?;
         }
         Ok(())
     };
@@ -103,6 +116,15 @@ fn to_identity(map: &str) -> String {
         .collect()
 }
 
+/// Whether a number is in a map of each to itself.
+fn covers(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let fields: Vec<u64> = line.split(' ').filter_map(|field| field.parse().ok()).collect();
+        let [first, _, count] = fields[..] else { return false };
+        (first..first.saturating_add(count)).contains(&id.into())
+    })
+}
+
 fn map_itself(uid: u32, gid: u32) -> io::Result<()> {
     // Without it an unprivileged process may not write gid_map (user_namespaces(7)).
     write("/proc/self/setgroups", "deny")?;
@@ -119,6 +141,8 @@ mod tests {
         assert_eq!(to_identity("         0          0 4294967295\n"), "0 0 4294967295\n");
         assert_eq!(to_identity("0 100000 65536\n65536 7 1\n"), "0 0 65536\n65536 65536 1\n");
         assert_eq!(to_identity(""), "");
+        let map = to_identity("0 100000 65536\n70000 7 1\n");
+        assert_eq!([0, 65535, 65536, 70000].map(|id| covers(&map, id)), [true, true, false, true]);
     }
 
     #[test]

@@ -23,11 +23,22 @@ pub(super) fn raise_descriptors() -> Result<(), Errno> {
         .or_else(|_| setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }))
 }
 
-/// What a VMM never needs.
-pub(super) fn bound() -> Result<(), Errno> {
+/// Threads of the largest machine, and some more: virtual CPUs, queues of the file system, disks,
+/// networks.
+const THREADS: u64 = 256;
+
+/// What a VMM never needs. `is_own_user`: no other process is counted with it.
+///
+/// The size of files is not bounded here, since what the guest writes to its shares is as large as the
+/// host lets it be; the console's log has a bound of its own.
+pub(super) fn bound(is_own_user: bool) -> Result<(), Errno> {
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };
     for resource in [Resource::Core, Resource::Msgqueue, Resource::Memlock, Resource::Rtprio] {
         setrlimit(resource, nothing)?;
+    }
+    if is_own_user {
+        let threads = Rlimit { current: Some(THREADS), maximum: Some(THREADS) };
+        setrlimit(Resource::Nproc, threads)?;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ pub(super) fn unshare() -> Result<(), JailError> {
         | UnshareFlags::NEWNS
         | UnshareFlags::NEWNET
         | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWCGROUP
         | UnshareFlags::NEWUTS;
     // SAFETY: none of the flags splits the descriptor table from other threads, and there are none:
     // the kernel refuses NEWUSER otherwise.

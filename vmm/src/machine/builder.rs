@@ -127,8 +127,17 @@ pub fn build(
     timeline: &mut Timeline,
 ) -> Result<Machine, BuildError> {
     kvm::install_interrupt_handler().map_err(BuildError::Interrupt)?;
-    let MachineSpec { name: _, memory, vcpus: vcpu_count, kvm, kernel, initrd, cmdline, devices } =
-        spec;
+    let MachineSpec {
+        name: _,
+        walls: _,
+        memory,
+        vcpus: vcpu_count,
+        kvm,
+        kernel,
+        initrd,
+        cmdline,
+        devices,
+    } = spec;
     let host = Host::new(kvm).map_err(BuildError::Kvm)?;
     let supported = host.supported_cpuid().map_err(BuildError::Kvm)?;
     let layout = RamLayout::new(memory);

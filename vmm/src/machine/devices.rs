@@ -20,7 +20,7 @@ use devices::virtio::fs::file_server::{
     self, IdMap, Limits, Server, ServerConfig, ServerError, Share,
 };
 use devices::virtio::fs::{Fs, FsConfig, FsConfigError};
-use devices::virtio::net::{self, Filter, Net};
+use devices::virtio::net::{self, Filter, FrameRate, Net};
 use devices::virtio::rng::Rng;
 use devices::virtio::transport::mmio::{MMIO_SIZE, QUEUE_NOTIFY_OFFSET, TransportError};
 use devices::virtio::vsock::{Vsock, VsockError, VsockHandle};
@@ -30,7 +30,9 @@ use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use vmm_api::{BalloonConfig, CachePolicy, GuestExit, LockPolicy, ShareKind, TokenBucket};
+use vmm_api::{
+    BalloonConfig, CachePolicy, GuestExit, LockPolicy, RateLimit, ShareKind, TokenBucket,
+};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 const _: () = assert!(MMIO_DEVICE_SIZE == MMIO_SIZE);
@@ -178,7 +180,6 @@ fn event_loop(
 /// A disk waits for the host's disk: it has a thread of its own.
 fn disk(spec: DiskSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Blk, DeviceError> {
     let DiskSpec { image, read_only, serial, rate_limit } = spec;
-    let rate = |bucket: TokenBucket| Rate { per_second: bucket.per_second, burst: bucket.burst };
     let limit = rate_limit.unwrap_or_default();
     let event_loop = EventLoop::new(format!("disk-{index}"), hook.cloned())
         .map_err(|source| DeviceError::Host { device: "a disk", source })?;
@@ -192,20 +193,30 @@ fn disk(spec: DiskSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Blk, 
     Blk::new(spec, event_loop).map_err(DeviceError::Disk)
 }
 
+fn rate(bucket: TokenBucket) -> Rate {
+    Rate { per_second: bucket.per_second, burst: bucket.burst }
+}
+
 /// A network can keep its thread busy: it has one of its own.
 fn net(spec: NetSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Net, DeviceError> {
-    let NetSpec { tap, mac, mtu, sources, metadata } = spec;
+    let NetSpec { tap, mac, mtu, sources, metadata, sent, received } = spec;
     let event_loop = EventLoop::new(format!("net-{index}"), hook.cloned())
         .map_err(|source| DeviceError::Host { device: "a network", source })?;
     let filter = Filter { sources, metadata };
-    Ok(Net::new(net::NetSpec { tap: File::from(tap), mac, mtu, filter }, event_loop))
+    let frames = |limit: RateLimit| FrameRate {
+        packets: limit.operations.map(rate),
+        bytes: limit.bytes.map(rate),
+    };
+    let (sent, received) = (frames(sent), frames(received));
+    let spec = net::NetSpec { tap: File::from(tap), mac, mtu, filter, sent, received };
+    Ok(Net::new(spec, event_loop))
 }
 
 fn file_system(
     spec: FsSpec,
     surroundings: &Surroundings,
 ) -> Result<(Fs, Arc<Server>), DeviceError> {
-    let FsSpec { tag, queues, locks, shares } = spec;
+    let FsSpec { tag, queues, locks, shares, shares_later: _ } = spec;
     let device = "the file system";
     let proc_self_fd = surroundings
         .proc_self_fd

@@ -1,6 +1,7 @@
 //! What happens inside a machine by itself, told to the controlling thread.
 
 use crate::boot::entry::EntryError;
+use crate::causes::with_causes;
 use devices::fault::FaultSink;
 use rustix::event::{EventfdFlags, eventfd};
 use std::error::Error;
@@ -122,19 +123,6 @@ impl Events {
     pub fn clear_wake(&self) {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
-}
-
-/// An error's message and those of its causes, separated by `: `.
-#[must_use]
-pub fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

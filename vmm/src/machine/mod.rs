@@ -7,9 +7,10 @@ mod run_state;
 mod spec;
 mod vcpu_thread;
 
+pub use crate::causes::with_causes;
 pub use builder::{BuildError, Surroundings, ThreadHooks, build};
 pub use devices::DeviceError;
-pub use events::{EventSender, Events, MachineEvent, with_causes};
+pub use events::{EventSender, Events, MachineEvent};
 pub use run_state::WrongState;
 pub use spec::{ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, MachineSpec, ShareSpec, SpecError};
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use vmm_api::{
     BalloonConfig, CachePolicy, DiskConfig, FdSlot, FsConfig, LockPolicy, MIN_MTU, MachineConfig,
-    NetConfig, RateLimit, ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig,
+    NetConfig, RateLimit, ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig, WallsConfig,
 };
 
 /// Bytes of a sandbox's name: what fits in a log line.
@@ -157,6 +157,8 @@ pub struct MachineSpec {
     pub name: String,
     /// Guest memory in bytes.
     pub memory: u64,
+    /// How the process confines itself.
+    pub walls: WallsConfig,
     /// Number of virtual CPUs.
     pub vcpus: u8,
     /// `/dev/kvm`.
@@ -210,6 +212,8 @@ pub struct FsSpec {
     pub locks: LockPolicy,
     /// Its shares.
     pub shares: Vec<ShareSpec>,
+    /// Whether further ones may come.
+    pub shares_later: bool,
 }
 
 /// A share.
@@ -253,6 +257,10 @@ pub struct NetSpec {
     pub sources: Option<Vec<IpAddr>>,
     /// Whether it may reach 169.254.169.254.
     pub metadata: bool,
+    /// How much it may send.
+    pub sent: RateLimit,
+    /// How much it may receive.
+    pub received: RateLimit,
 }
 
 impl MachineSpec {
@@ -275,6 +283,7 @@ impl MachineSpec {
         let spec = Self {
             name: config.name,
             memory: u64::from(config.memory_mib) << 20,
+            walls: config.walls,
             vcpus: config.vcpus,
             kvm: fds.take("/dev/kvm", config.kvm)?,
             kernel: fds.take_file("the kernel image", config.boot.kernel)?,
@@ -321,20 +330,21 @@ impl DeviceSpecs {
 }
 
 impl FsSpec {
-    fn new(config: FsConfig, fds: &mut Fds) -> Result<Self, SpecError> {
+    fn new(mut config: FsConfig, fds: &mut Fds) -> Result<Self, SpecError> {
         check_text("the file system's tag", &config.tag, MAX_TAG)?;
         if !(1..=MAX_FS_QUEUES).contains(&config.queues) {
             return Err(SpecError::FsQueues { count: config.queues });
         }
         let mut shares: Vec<ShareSpec> = Vec::with_capacity(config.shares.len());
-        for share in config.shares {
+        for share in std::mem::take(&mut config.shares) {
             let share = ShareSpec::take(share, fds)?;
             if shares.iter().any(|other| other.name == share.name) {
                 return Err(SpecError::ShareNameTwice { name: share.name });
             }
             shares.push(share);
         }
-        Ok(Self { tag: config.tag, queues: config.queues, locks: config.locks, shares })
+        let FsConfig { tag, queues, locks, shares_later, .. } = config;
+        Ok(Self { tag, queues, locks, shares, shares_later })
     }
 }
 
@@ -369,19 +379,14 @@ impl DiskSpec {
         if !serial.is_empty() {
             check_text("a disk's serial number", &serial, MAX_SERIAL)?;
         }
-        let RateLimit { bytes, operations } = rate_limit.unwrap_or_default();
-        for TokenBucket { burst, per_second } in bytes.into_iter().chain(operations) {
-            if burst == 0 || per_second == 0 {
-                return Err(SpecError::RateLimit { burst, per_second });
-            }
-        }
+        check_rate(rate_limit.unwrap_or_default())?;
         Ok(Self { image: fds.take("a disk's image", image)?, read_only, serial, rate_limit })
     }
 }
 
 impl NetSpec {
     fn new(config: NetConfig, fds: &mut Fds) -> Result<Self, SpecError> {
-        let NetConfig { tap, mac, mtu, sources, metadata } = config;
+        let NetConfig { tap, mac, mtu, sources, metadata, sent, received } = config;
         // The lowest bit of the first byte is that of a group (IEEE 802).
         if mac == [0; 6] || mac.first().is_none_or(|first| first & 1 != 0) {
             return Err(SpecError::Mac { mac });
@@ -389,8 +394,20 @@ impl NetSpec {
         if mtu < MIN_MTU {
             return Err(SpecError::Mtu { mtu });
         }
-        Ok(Self { tap: fds.take("the tap of a network", tap)?, mac, mtu, sources, metadata })
+        check_rate(sent)?;
+        check_rate(received)?;
+        let tap = fds.take("the tap of a network", tap)?;
+        Ok(Self { tap, mac, mtu, sources, metadata, sent, received })
     }
+}
+
+fn check_rate(RateLimit { bytes, operations }: RateLimit) -> Result<(), SpecError> {
+    for TokenBucket { burst, per_second } in bytes.into_iter().chain(operations) {
+        if burst == 0 || per_second == 0 {
+            return Err(SpecError::RateLimit { burst, per_second });
+        }
+    }
+    Ok(())
 }
 
 fn guest_cid(config: &VsockConfig) -> Result<u32, SpecError> {

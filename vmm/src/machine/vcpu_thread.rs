@@ -1,9 +1,10 @@
 //! The thread of a virtual CPU: runs it and answers its exits.
 
-use super::events::{EventSender, MachineEvent, with_causes};
+use super::events::{EventSender, MachineEvent};
 use super::run_state::RunState;
 use crate::arch::entry::BOOT_TURNS;
 use crate::boot::entry::run_stub;
+use crate::causes::with_causes;
 use crate::kvm::{Exit, Vcpu};
 use crate::timeline::now_ns;
 use devices::bus::Bus;

@@ -2,9 +2,12 @@
 //! JSON is for engines, which look for the pids among the host's processes: there it is the processes
 //! that the container is on the host, and never another's that happens to have a guest's pid.
 
+mod columns;
+
 use crate::args::{Global, ListFormat, Ps};
 use crate::commands::{print, print_line};
 use crate::error::CommandError;
+use columns::{Column, What};
 use sandbox::{Container, LocalTime, ProcessInfo, Processes};
 use std::time::{Duration, SystemTime};
 
@@ -19,46 +22,62 @@ pub(crate) fn execute(global: &Global, ps: &Ps) -> Result<u8, CommandError> {
             print_line(&container.host_processes()?)?;
         }
         ListFormat::Table => {
-            refuse_options(&ps.options)?;
-            print(&table(&container.processes()?, SystemTime::now()))?;
+            let columns = columns::parse(&ps.options)?;
+            print(&table(&columns, &container.processes()?, SystemTime::now()))?;
         }
     }
     Ok(0)
 }
 
-/// The options of ps(1) that ask for what is printed in any case.
-fn refuse_options(options: &[String]) -> Result<(), CommandError> {
-    let is_done = |option: &str| {
-        let letters = option.strip_prefix('-').unwrap_or_default();
-        !letters.is_empty() && letters.chars().all(|letter| "eAf".contains(letter))
-    };
-    match options.iter().find(|option| !is_done(option)) {
-        None => Ok(()),
-        Some(option) => Err(CommandError::Option {
-            option: format!("the option {option:?} of ps"),
-            remedy: "the processes are those of the guest, and are shown as ps -ef shows them; \
-                     for another form execute the ps of the container's image",
-        }),
+/// As ps of procps.
+fn table(columns: &[Column], found: &Processes, now: SystemTime) -> String {
+    let mut text = String::new();
+    if columns.iter().any(|column| !column.header.is_empty()) {
+        line(&mut text, columns, |column| column.header.clone());
     }
-}
-
-/// As `ps -ef` of procps.
-fn table(found: &Processes, now: SystemTime) -> String {
-    let mut text = String::from("UID          PID    PPID  C STIME TTY          TIME CMD\n");
     for process in &found.processes {
-        let ProcessInfo { pid, parent, cpu_ns, command, .. } = process;
-        let elapsed = found.at_ns.saturating_sub(process.started_ns);
-        let percent = u128::from(*cpu_ns) * 100 / u128::from(elapsed.max(1));
-        let user = shorten(sandbox::user_name(process.uid), process.uid);
-        let began = began(now, elapsed);
-        let terminal = terminal(process.terminal);
-        let time = clock(cpu_ns / NS_PER_SECOND);
-        text.push_str(&format!(
-            "{user:<8} {pid:>7} {parent:>7} {:>2} {began:<5} {terminal:<8} {time:>8} {command}\n",
-            percent.min(99),
-        ));
+        line(&mut text, columns, |column| cell(column.what, process, found.at_ns, now));
     }
     text
+}
+
+fn line(text: &mut String, columns: &[Column], cell: impl Fn(&Column) -> String) {
+    for (number, column) in columns.iter().enumerate() {
+        if number > 0 {
+            text.push(' ');
+        }
+        let (cell, (width, is_right)) = (cell(column), column.what.form());
+        let is_last = number + 1 == columns.len();
+        match (is_right, is_last) {
+            (true, _) => text.push_str(&format!("{cell:>width$}")),
+            (false, false) => text.push_str(&format!("{cell:<width$}")),
+            (false, true) => text.push_str(&cell),
+        }
+    }
+    text.push('\n');
+}
+
+fn cell(what: What, process: &ProcessInfo, at_ns: u64, now: SystemTime) -> String {
+    let elapsed = at_ns.saturating_sub(process.started_ns);
+    // Of a CPU, in parts of which there are so many.
+    let share = |parts: u128| u128::from(process.cpu_ns) * parts / u128::from(elapsed.max(1));
+    match what {
+        What::Pid => process.pid.to_string(),
+        What::Parent => process.parent.to_string(),
+        What::User => shorten(sandbox::user_name(process.uid), process.uid),
+        What::Uid => process.uid.to_string(),
+        What::Percent => share(100).min(99).to_string(),
+        What::PercentAndTenths => {
+            let tenths = share(1000).min(999);
+            format!("{}.{}", tenths / 10, tenths % 10)
+        }
+        What::Began => began(now, elapsed),
+        What::Terminal => terminal(process.terminal),
+        What::Time => clock(process.cpu_ns / NS_PER_SECOND),
+        What::Elapsed => since(elapsed / NS_PER_SECOND),
+        What::ElapsedSeconds => (elapsed / NS_PER_SECOND).to_string(),
+        What::Command => process.command.clone(),
+    }
 }
 
 /// A name that is too long is cut, with a mark.
@@ -105,9 +124,20 @@ fn clock(seconds: u64) -> String {
     if days > 0 { format!("{days}-{rest}") } else { rest }
 }
 
+/// As [`clock`], without hours and days that are none.
+fn since(seconds: u64) -> String {
+    let text = clock(seconds);
+    text.strip_prefix("00:").map(str::to_owned).unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn shown(options: &[&str], found: &Processes) -> String {
+        let options: Vec<String> = options.iter().map(|word| (*word).to_owned()).collect();
+        table(&columns::parse(&options).unwrap(), found, SystemTime::now())
+    }
 
     #[test]
     fn the_table_is_that_of_ps() {
@@ -122,7 +152,8 @@ mod tests {
         };
         let other = ProcessInfo { uid: u32::MAX - 7, terminal: 0, cpu_ns: 0, ..process.clone() };
         let found = Processes { processes: vec![process, other], at_ns: 20 * NS_PER_SECOND };
-        let text = table(&found, SystemTime::now());
+        let text = shown(&[], &found);
+        assert!(text.starts_with("UID          PID    PPID  C STIME TTY          TIME CMD\nroot "));
         let rows: Vec<Vec<&str>> =
             text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[0], ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]);
@@ -130,12 +161,27 @@ mod tests {
         assert_eq!(rows[1][5..], ["pts/0", "00:00:05", "sleep", "5"]);
         assert_eq!(rows[2][..4], ["4294967288", "17", "1", "0"]);
         assert_eq!(rows[2][5..], ["?", "00:00:00", "sleep", "5"]);
+        let options = ["-eo", "pid,ppid=PARENT", "-o", "uid,%cpu etime,etimes,args,tty"];
+        assert_eq!(
+            shown(&options, &found),
+            "    PID  PARENT   UID %CPU     ELAPSED ELAPSED COMMAND                     TT\n     17       \
+             1     0 50.0       00:10      10 sleep 5                     pts/0\n     17       1 \
+             4294967288  0.0       00:10      10 sleep 5                     ?\n",
+        );
+        assert_eq!(
+            shown(&["-o", "pid=", "-o", "cmd="], &found).lines().next(),
+            Some("     17 sleep 5")
+        );
     }
 
     #[test]
     fn times_and_terminals_are_short() {
         assert_eq!(clock(59), "00:00:59");
         assert_eq!(clock(90_061), "1-01:01:01");
+        assert_eq!(
+            (since(59), since(3661), since(90_061)),
+            ("00:59".into(), "01:01:01".into(), "1-01:01:01".into())
+        );
         for (device, name) in [
             (0, "?"),
             (0x8801, "pts/1"),
@@ -150,21 +196,5 @@ mod tests {
         assert_eq!(began(now, 40 * 86_400 * NS_PER_SECOND).len(), 5);
         assert_eq!(began(now, 0).as_bytes()[2], b':');
         assert_eq!(shorten(Some("systemd-network".into()), 1), "systemd+");
-    }
-
-    #[test]
-    fn options_that_change_the_form_are_refused_by_name() {
-        let refuse = |options: &[&str]| {
-            let options: Vec<String> = options.iter().map(|word| (*word).to_owned()).collect();
-            refuse_options(&options)
-        };
-        refuse(&[]).unwrap();
-        refuse(&["-ef"]).unwrap();
-        refuse(&["-e", "-f", "-A"]).unwrap();
-        for options in [&["-o", "pid"][..], &["aux"], &["-ef", "--sort=pid"], &["-"]] {
-            let error = refuse(options).unwrap_err().to_string();
-            let named = options.iter().any(|option| error.contains(option));
-            assert!(named, "{error}");
-        }
     }
 }

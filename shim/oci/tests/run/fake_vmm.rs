@@ -126,7 +126,10 @@ impl Play {
             _ => {}
         }
         let timeline = vec![Span { name: "map memory".into(), start_ns: 1, duration_ns: 1 }];
-        self.reply(id, Ok(vmm_api::Reply::Booted { timeline }));
+        self.reply(
+            id,
+            Ok(vmm_api::Reply::Booted { timeline, walls: vmm_api::WallsReport::default() }),
+        );
         if self.part == Part::PanicAtBoot {
             let mut fds = fds;
             let console = fds.swap_remove(usize::from(config.console.log.0));

@@ -11,7 +11,9 @@
 //! engine's one. The host's own stack in that namespace sees none of the traffic. What is made there
 //! is the tap, which goes with its last descriptor, and a queueing discipline on each of the two.
 
+mod late;
 mod redirect;
+mod rules;
 mod scan;
 mod tap;
 
@@ -49,6 +51,46 @@ pub enum NetworkError {
     )]
     Host {
         /// Its path.
+        path: PathBuf,
+    },
+    /// The bundle has no network of its own, and its caller is an engine.
+    #[error(
+        "linux.namespaces has no network: the container would have the host's (--network host), which a \
+         virtual machine must not have; let the engine give it a network of its own, with published \
+         ports, or none"
+    )]
+    HostAsked,
+    /// It belongs to another container.
+    #[error(
+        "the network namespace {} is of a container in another virtual machine, and cannot be joined: \
+         connect both to a network of the engine",
+        path.display()
+    )]
+    Joined {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// It was put there after the guest had been connected.
+    #[error(
+        "the interface {name} has been put into the network namespace {} after the container was created, \
+         and cannot be connected any more: put it there before, or by a createRuntime hook",
+        path.display()
+    )]
+    Late {
+        /// The interface.
+        name: String,
+        /// The namespace.
+        path: PathBuf,
+    },
+    /// It was taken away before the container was started.
+    #[error(
+        "interface {index} of the network namespace {}, which the guest was connected to, is gone",
+        path.display()
+    )]
+    Gone {
+        /// Its number.
+        index: u32,
+        /// The namespace.
         path: PathBuf,
     },
     /// It cannot be entered, or its thread not be started.
@@ -118,6 +160,17 @@ impl Network {
     /// # Errors
     /// [`NetworkError`].
     pub(crate) fn look(path: &Path) -> Result<Self, NetworkError> {
+        if is_of_supervisor(path) {
+            return Err(NetworkError::Joined { path: path.to_owned() });
+        }
+        Self::look_at_own(path)
+    }
+
+    /// The same for the namespace of this process's first thread.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub(crate) fn look_at_own(path: &Path) -> Result<Self, NetworkError> {
         let namespace = open(path)?;
         let found = inside(path, &namespace, async {
             let handle = redirect::handle()?;
@@ -198,6 +251,21 @@ pub(crate) fn disconnect(NetworkRecord { namespace: path, interfaces }: &Network
         Ok(()) | Err(NetworkError::Open { .. }) => {}
         Err(error) => tracing::warn!("{}", crate::text::chain(&error)),
     }
+}
+
+/// Whether it is named by the process of a container whose supervisor is this program.
+fn is_of_supervisor(path: &Path) -> bool {
+    let Some(process) = path.strip_prefix("/proc").ok().and_then(|rest| rest.iter().next()) else {
+        return false;
+    };
+    // Of whoever asks, `self` and `thread-self` are no number.
+    let is_number = process.to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+    let identity = |process: &Path| {
+        let program = rustix::fs::stat(process.join("exe")).ok()?;
+        Some((program.st_dev, program.st_ino))
+    };
+    let theirs = identity(&Path::new("/proc").join(process));
+    is_number && theirs.is_some() && theirs == identity(Path::new("/proc/self"))
 }
 
 fn open(path: &Path) -> Result<OwnedFd, NetworkError> {

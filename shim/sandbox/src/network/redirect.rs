@@ -7,7 +7,7 @@ use rtnetlink::packet_route::tc::TcHandle;
 use rtnetlink::{Handle, LinkUnspec};
 
 /// Names of taps begin so; the kernel adds a number.
-const TAP_PREFIX: &str = "ringfence";
+pub(super) const TAP_PREFIX: &str = "ringfence";
 
 /// ETH_P_ALL, in the order of the network.
 const ALL_PROTOCOLS: u16 = 0x0003_u16.to_be();

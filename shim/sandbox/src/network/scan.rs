@@ -1,6 +1,6 @@
 //! What stands in a network namespace.
 
-use super::NetworkError;
+use super::{NetworkError, rules};
 use agent_protocol::{
     Address, AddressPlan, InterfacePlan, MAX_INTERFACES, MAX_NETWORK_ENTRIES, NeighbourPlan,
     RoutePlan,
@@ -14,7 +14,7 @@ use rtnetlink::packet_route::neighbour::{
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteType,
+    RouteProtocol, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::tc::TcAttribute;
 use rtnetlink::{Handle, RouteMessageBuilder};
@@ -41,9 +41,11 @@ pub(super) async fn interfaces(handle: &Handle, path: &Path) -> Result<Vec<Found
         });
     }
     if found.is_empty() {
+        refuse_unconnectable(handle, &links, path).await?;
         return Ok(found);
     }
     refuse_queues(handle, &found, path).await?;
+    rules::refuse(handle, path).await?;
     for address in all("listing the addresses", handle.address().get().execute()).await? {
         add_address(&mut found, &address);
     }
@@ -51,6 +53,7 @@ pub(super) async fn interfaces(handle: &Handle, path: &Path) -> Result<Vec<Found
     let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
     for family in [v4, v6] {
         for route in all("listing the routes", handle.route().get(family).execute()).await? {
+            rules::refuse_route(&route, path)?;
             add_route(&mut found, &route, path)?;
         }
     }
@@ -72,6 +75,52 @@ pub(super) async fn interfaces(handle: &Handle, path: &Path) -> Result<Vec<Found
     Ok(found)
 }
 
+/// Numbers and names of all Ethernet interfaces, up or down.
+pub(super) async fn names(handle: &Handle) -> Result<Vec<(u32, String)>, NetworkError> {
+    let links = all("listing the interfaces", handle.link().get().execute()).await?;
+    let ethernet = links.iter().filter(|link| link.header.link_layer_type == LinkLayerType::Ether);
+    Ok(ethernet.map(|link| (link.header.index, name(link).to_owned())).collect())
+}
+
+fn name(link: &LinkMessage) -> &str {
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    });
+    name.unwrap_or("?")
+}
+
+/// A namespace from which nothing can be connected must not be taken for an empty one. What is down and
+/// has no address is nobody's: the kernel makes tunnels in every namespace.
+async fn refuse_unconnectable(
+    handle: &Handle,
+    links: &[LinkMessage],
+    path: &Path,
+) -> Result<(), NetworkError> {
+    let others: Vec<&LinkMessage> =
+        links.iter().filter(|link| !link.header.flags.contains(LinkFlags::Loopback)).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let addresses = all("listing the addresses", handle.address().get().execute()).await?;
+    for link in others {
+        let index = link.header.index;
+        let (problem, remedy) = if link.header.flags.contains(LinkFlags::Up) {
+            ("is no Ethernet interface", "a guest can have Ethernet interfaces only")
+        } else if addresses.iter().any(|address| address.header.index == index) {
+            ("has an address and is down", "bring it up before the container is created")
+        } else {
+            continue;
+        };
+        return Err(NetworkError::Unsupported {
+            what: format!("nothing can be connected: {} {problem}", name(link)),
+            path: path.to_owned(),
+            remedy,
+        });
+    }
+    Ok(())
+}
+
 /// Whoever has put a queue where ours must be uses it. What is there afterwards is ours to remove.
 async fn refuse_queues(handle: &Handle, found: &[Found], path: &Path) -> Result<(), NetworkError> {
     for queue in all("listing the queues", handle.qdisc().get().execute()).await? {
@@ -90,7 +139,8 @@ async fn refuse_queues(handle: &Handle, found: &[Found], path: &Path) -> Result<
     Ok(())
 }
 
-async fn all<T>(
+/// All that the kernel tells.
+pub(super) async fn all<T>(
     step: &str,
     stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, NetworkError> {
@@ -202,6 +252,9 @@ fn add_route(found: &mut [Found], message: &RouteMessage, path: &Path) -> Result
                 route.destination = route_address(value).unwrap_or(everything);
             }
             RouteAttribute::Gateway(value) => route.gateway = route_address(value),
+            RouteAttribute::Via(RouteVia::Inet6(value)) => {
+                route.gateway = Some(Address::V6(value.octets()));
+            }
             RouteAttribute::PrefSource(value) => route.source = route_address(value),
             RouteAttribute::Priority(value) => route.priority = Some(*value),
             RouteAttribute::Metrics(metrics) => {

@@ -1,7 +1,7 @@
 //! In network namespaces of this machine; needs root and iproute2.
 
 use super::*;
-use agent_protocol::Address;
+use agent_protocol::{Address, RoutePlan};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::Command;
@@ -164,4 +164,94 @@ fn what_cannot_be_connected_leaves_everything_as_it_was() {
     let error = network.connect().unwrap_err();
     assert!(error.to_string().contains("eth0"), "{error}");
     assert_eq!(stage.shown(), before);
+}
+
+#[test]
+fn what_a_guest_cannot_have_is_refused_by_name() {
+    let Some(stage) = Stage::new("refused") else { return };
+    stage.inside(&["addr", "add", "10.77.0.2/24", "dev", "eth0"]);
+    let refused = |problem: &str| {
+        let error = Network::look(&stage.path()).unwrap_err().to_string();
+        assert!(error.contains(problem), "{problem:?} in {error}");
+    };
+    let several = ["nexthop", "via", "10.77.0.3", "nexthop", "via", "10.77.0.4"];
+    for (kind, words, problem) in [
+        ("route", &["blackhole", "10.5.0.0/16"][..], "a blackhole route"),
+        ("route", &["unreachable", "fd05::/64"], "an unreachable route"),
+        ("route", &[&["10.5.0.0/16"], &several[..]].concat(), "a route over several gateways"),
+        ("route", &["10.5.0.0/16", "dev", "eth0", "table", "100"], "a route of table 100"),
+        (
+            "rule",
+            &["from", "10.77.0.2", "lookup", "100", "prio", "77"],
+            "a policy rule of priority 77",
+        ),
+    ] {
+        stage.inside(&[&[kind, "add"], words].concat());
+        refused(problem);
+        stage.inside(&[&[kind, "del"], words].concat());
+        Network::look(&stage.path()).unwrap();
+    }
+    // One from which nothing can be connected is not taken for an empty one.
+    stage.inside(&["link", "set", "eth0", "down"]);
+    refused("eth0 has an address and is down");
+    stage.inside(&["addr", "flush", "dev", "eth0"]);
+    assert!(Network::look(&stage.path()).unwrap().found.is_empty());
+    stage.inside(&["tuntap", "add", "tun0", "mode", "tun"]);
+    stage.inside(&["link", "set", "tun0", "up"]);
+    refused("tun0 is no Ethernet interface");
+}
+
+#[test]
+fn many_interfaces_routes_and_long_names_have_their_bounds() {
+    let Some(stage) = Stage::new("many") else { return };
+    stage.inside(&["link", "set", "eth0", "down"]);
+    stage.inside(&["link", "set", "eth0", "name", "fifteen-letters"]);
+    stage.inside(&["link", "set", "fifteen-letters", "up"]);
+    stage.inside(&["addr", "add", "10.77.0.2/24", "dev", "fifteen-letters"]);
+    for number in 0..100 {
+        stage.inside(&["route", "add", &format!("10.100.{number}.0/24"), "via", "10.77.0.1"]);
+    }
+    // A gateway of the other family.
+    let over = ["route", "add", "10.200.0.0/16", "via", "inet6", "fe80::1", "dev"];
+    stage.inside(&[&over[..], &["fifteen-letters"]].concat());
+    let network = Network::look(&stage.path()).unwrap();
+    let plan = &network.found[0].plan;
+    assert_eq!((plan.name.as_str(), plan.routes.len()), ("fifteen-letters", 101));
+    let v6 = |route: &&RoutePlan| matches!(route.gateway, Some(Address::V6(_)));
+    assert_eq!(plan.routes.iter().filter(v6).count(), 1);
+    for number in 0..50 {
+        let name = format!("eth{number}");
+        let peer = format!("peer{number}");
+        stage.inside(&["link", "add", &name, "up", "type", "veth", "peer", "name", &peer]);
+    }
+    let error = Network::look(&stage.path()).unwrap_err().to_string();
+    assert!(error.contains("there are 51 interfaces") && error.contains("at most 16"), "{error}");
+}
+
+#[test]
+fn what_comes_or_goes_after_the_connection_is_noticed() {
+    let Some(stage) = Stage::new("late") else { return };
+    let network = Network::look(&stage.path()).unwrap();
+    let record = network.record();
+    let interfaces = network.connect().unwrap();
+    record.check().unwrap();
+    stage.inside(&["link", "add", "eth1", "type", "veth", "peer", "name", "peer1"]);
+    let error = record.check().unwrap_err();
+    assert!(matches!(&error, NetworkError::Late { .. }), "{error}");
+    stage.inside(&["link", "del", "eth1"]);
+    record.check().unwrap();
+    stage.inside(&["link", "del", "eth0"]);
+    let error = record.check().unwrap_err();
+    assert!(matches!(error, NetworkError::Gone { .. }), "{error}");
+    drop(interfaces);
+}
+
+#[test]
+fn the_network_of_another_machine_is_refused() {
+    let own = PathBuf::from(format!("/proc/{}/ns/net", std::process::id()));
+    // This process stands for a supervisor: it has the same program.
+    let error = Network::look(&own).unwrap_err().to_string();
+    assert!(error.contains("another virtual machine"), "{error}");
+    let error = Network::look(Path::new("/etc/passwd")).unwrap_err();
+    assert!(error.to_string().contains("/etc/passwd"), "{error}");
 }

@@ -17,6 +17,7 @@ use crate::host_files::{OpenShare, open_shares};
 use crate::limits_change::Settings;
 use crate::machine::add_share;
 use crate::mount_points;
+use crate::network::NetworkError;
 use crate::run::host_facts;
 use crate::signals::Signals;
 use crate::spec::{Bundle, Membership, Overrides, Plan, PodRole};
@@ -89,6 +90,9 @@ impl Pod {
             bundle.plan(id.as_str(), &options.overrides(), &options.config, host_facts())?;
         plan.notes.tell();
         drop(bundle);
+        if plan.has_host_network() {
+            return Err(SandboxError::from(NetworkError::HostAsked).into());
+        }
         let opened = container.stdio.open()?;
         plan.container.set_terminal(container.stdio.terminal);
         put_shared_memory(&mut plan);

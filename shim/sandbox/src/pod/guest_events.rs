@@ -12,6 +12,8 @@ pub(super) const LAST_WORD: Duration = Duration::from_secs(1);
 /// Kills for memory that are told of one container: a guest could have it done for ever.
 const MAX_KILLS_TOLD: u32 = 64;
 const SIGKILL: u8 = 9;
+/// 128 and SIGKILL: how a process ends with its container.
+const KILLED: u8 = 137;
 
 impl Pod {
     /// Hears the guest until its end.
@@ -91,8 +93,10 @@ impl Pod {
         if !reason.is_empty() {
             tracing::error!("{reason}");
         }
+        // A machine that was to end had nothing left to run but what ends with its container.
+        let status = if reason.is_empty() { KILLED } else { kind.exit_status() };
         let exit = PodExit {
-            status: kind.exit_status(),
+            status,
             at: SystemTime::now(),
             reason: Some(reason).filter(|reason| !reason.is_empty()),
         };

@@ -3,14 +3,24 @@
 
 use crate::config::HostConfig;
 use crate::limits::{check_memory, check_vcpus};
+use crate::network_settings::NetworkRate;
 use crate::spec::error::SpecError;
 use crate::spec::file_cache::{self, CacheWishes};
+use vmm_api::WallPolicy;
 
 /// Their prefix.
 const PREFIX: &str = "dev.ringfence.";
 
 /// Each one, without the prefix.
-const NAMES: [&str; 3] = ["memory_mib", "vcpus", "file_cache"];
+const NAMES: [&str; 7] = [
+    "memory_mib",
+    "vcpus",
+    "file_cache",
+    "network_rate",
+    "network_source_filter",
+    "network_metadata",
+    "walls",
+];
 
 /// What a bundle's annotations ask for.
 #[derive(Debug, Default)]
@@ -21,6 +31,14 @@ pub(super) struct Wishes {
     pub(super) vcpus: Option<u32>,
     /// What the guest keeps of its shares.
     pub(super) file_cache: CacheWishes,
+    /// How much may go over each interface of the guest.
+    pub(super) network_rate: NetworkRate,
+    /// Whether the guest sends from its own addresses only.
+    pub(super) network_source_filter: Option<bool>,
+    /// Whether it may send to 169.254.169.254.
+    pub(super) network_metadata: Option<bool>,
+    /// What happens where the host does not give one of the walls.
+    pub(super) walls: Option<WallPolicy>,
 }
 
 /// Reads ringfence's own; those of others are ignored (config.md, Annotations).
@@ -50,10 +68,35 @@ pub(super) fn read(annotations: &[(&str, &str)], config: &HostConfig) -> Result<
                 check_vcpus(number()?).map_err(invalid)?;
                 wishes.vcpus = Some(number()?);
             }
+            "network_rate" => wishes.network_rate = NetworkRate::read(value).map_err(invalid)?,
+            "network_source_filter" => {
+                wishes.network_source_filter = Some(read_switch(value).map_err(invalid)?);
+            }
+            "network_metadata" => {
+                wishes.network_metadata = Some(read_switch(value).map_err(invalid)?);
+            }
+            "walls" => wishes.walls = Some(wall_policy(value).map_err(invalid)?),
             _ => wishes.file_cache = file_cache::read(value).map_err(invalid)?,
         }
     }
     Ok(wishes)
+}
+
+fn read_switch(value: &str) -> Result<bool, String> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("it is true or false".to_owned()),
+    }
+}
+
+fn wall_policy(value: &str) -> Result<WallPolicy, String> {
+    match value {
+        "all" => Ok(WallPolicy::All),
+        "strict" => Ok(WallPolicy::Strict),
+        "report" => Ok(WallPolicy::Report),
+        _ => Err("it must be all, strict or report".to_owned()),
+    }
 }
 
 /// The error of an annotation, by its name without the prefix.
@@ -82,11 +125,27 @@ mod tests {
             ("dev.ringfence.memory_mib", "1G"),
             ("dev.ringfence.vcpus", "33"),
             ("dev.ringfence.file_cache", "sometimes"),
+            ("dev.ringfence.network_rate", "fast"),
+            // These take a wall down: nobody may unless the host says so.
+            ("dev.ringfence.network_source_filter", "false"),
+            ("dev.ringfence.network_metadata", "true"),
             ("dev.ringfence.kernel", "/x"),
         ] {
             let error = of(&config, name, value).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");
         }
+        config.allowed_annotations.push("network_metadata".to_owned());
+        let wishes = read(&[("dev.ringfence.network_metadata", "true")], &config).unwrap();
+        assert_eq!(wishes.network_metadata, Some(true));
+        read(&[("dev.ringfence.network_metadata", "yes")], &config).unwrap_err();
+        // A bundle lowers its walls only where the host says that it may.
+        let walls = |config: &HostConfig, value| {
+            read(&[("dev.ringfence.walls", value)], config).map(|wishes| wishes.walls)
+        };
+        assert!(walls(&config, "report").unwrap_err().to_string().contains("allowed_annotations"));
+        config.allowed_annotations.push("walls".to_owned());
+        assert_eq!(walls(&config, "report").unwrap(), Some(WallPolicy::Report));
+        assert!(walls(&config, "none").unwrap_err().to_string().contains("strict"));
         config.allowed_annotations.clear();
         for (name, value) in
             [("dev.ringfence.memory_mib", "512"), ("dev.ringfence.file_cache", "none")]

@@ -124,6 +124,13 @@ pub struct Plan {
     pub notes: Notes,
 }
 
+impl Plan {
+    /// Whether the bundle leaves its container in the host's network namespace.
+    pub(crate) fn has_host_network(&self) -> bool {
+        self.network.is_none() && !self.container.has_own_network()
+    }
+}
+
 /// What was read without being done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notes {

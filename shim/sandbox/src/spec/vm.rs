@@ -2,6 +2,7 @@
 
 use crate::config::HostConfig;
 use crate::limits::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, check_memory, check_vcpus};
+use crate::network_settings::NetworkSettings;
 use crate::spec::Overrides;
 use crate::spec::annotations::Wishes;
 use crate::spec::cpu_list::CpuList;
@@ -9,6 +10,7 @@ use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
 use crate::spec::resources::Resources;
 use std::path::{Path, PathBuf};
+use vmm_api::WallPolicy;
 
 /// Memory beside a container's limit, in MiB: kernel, agent, page cache in motion.
 const OVERHEAD_MIB: u64 = 64;
@@ -30,6 +32,10 @@ pub struct VmPlan {
     pub parameters: Vec<String>,
     /// CPUs of the host on which the machine may run.
     pub host_cpus: Option<CpuList>,
+    /// What holds for its interfaces.
+    pub network: NetworkSettings,
+    /// What happens where the host does not give one of the walls.
+    pub walls: WallPolicy,
 }
 
 /// What the host has.
@@ -74,6 +80,12 @@ pub(super) fn plan(
         initrd: kernel.initrd,
         parameters: kernel.parameters,
         host_cpus: resources.host_cpus.clone(),
+        network: NetworkSettings {
+            rate: config.network_rate.lower(wishes.network_rate),
+            any_source: !wishes.network_source_filter.unwrap_or(config.network_source_filter),
+            metadata: wishes.network_metadata.unwrap_or(config.network_metadata),
+        },
+        walls: wishes.walls.unwrap_or(config.walls),
     })
 }
 

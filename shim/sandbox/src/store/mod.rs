@@ -18,8 +18,8 @@ mod record;
 mod survey;
 
 pub use default_root::default_root;
-pub(crate) use record::Record;
 pub use record::{End, Status};
+pub(crate) use record::{Record, Stranger};
 pub(crate) use survey::{Surveyed, survey};
 
 use crate::container_id::ContainerId;
@@ -160,6 +160,11 @@ impl StateDir {
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), StoreError> {
         change(&mut self.record);
         self.write()
+    }
+
+    /// Notes what the next change will write down.
+    pub(crate) fn note(&mut self, change: impl FnOnce(&mut Record)) {
+        change(&mut self.record);
     }
 
     /// Writes down where the container is in its life.
@@ -306,16 +311,28 @@ fn read(path: &Path) -> Result<Option<Stored>, StoreError> {
         Ok(record) if record.version == record::VERSION => {
             Ok(Some(Stored { path: path.to_owned(), record, owner }))
         }
-        Ok(record) => Err(StoreError::Broken {
-            path: file,
-            source: io::Error::other(format!(
-                "it has version {}, this ringfence writes version {}",
-                record.version,
-                record::VERSION
-            )),
-        }),
-        Err(error) => Err(StoreError::Broken { path: file, source: error.into() }),
+        Ok(record) => Err(other_version(file, record.version)),
+        Err(error) => match stranger(&file) {
+            Some(stranger) => Err(other_version(file, stranger.version)),
+            None => Err(StoreError::Broken { path: file, source: error.into() }),
+        },
     }
+}
+
+fn other_version(path: PathBuf, version: u32) -> StoreError {
+    let source = io::Error::other(format!(
+        "it has version {version}, this ringfence writes version {}",
+        record::VERSION
+    ));
+    StoreError::Broken { path, source }
+}
+
+/// What can be told of a container of another version; nothing if it is of this one, or of none.
+fn stranger(file: &Path) -> Option<Stranger> {
+    let mut text = Vec::new();
+    File::open(file).ok()?.take(MAX_STATE_BYTES).read_to_end(&mut text).ok()?;
+    let stranger: Stranger = serde_json::from_slice(&text).ok()?;
+    (stranger.version != record::VERSION).then_some(stranger)
 }
 
 /// A container that is being deleted by this process and by no other.
@@ -365,6 +382,11 @@ impl Deletion {
         Ok(Some(Self { root: root.to_owned(), path, record, is_broken, _lock: lock }))
     }
 
+    /// The processes of a container that another version of ringfence has written down.
+    pub(crate) fn stranger(&self) -> Option<Stranger> {
+        stranger(&self.path.join(STATE)).filter(|_| self.is_broken)
+    }
+
     /// Nothing was ever written down.
     pub(crate) fn is_unwritten(&self) -> bool {
         self.record.is_none() && !self.is_broken
@@ -389,6 +411,8 @@ impl Deletion {
 fn recover(path: &Path, id: &ContainerId) -> Result<(), StoreError> {
     let record = match read(path) {
         Ok(stored) => stored.map(|stored| stored.record),
+        // What another version has made can be undone neither by looking away nor by this one.
+        Err(error) if stranger(&path.join(STATE)).is_some() => return Err(error),
         // Its owner was killed before it could write, or it was never ringfence's: the removal
         // tells.
         Err(_) => None,
@@ -553,5 +577,14 @@ pub(crate) mod tests {
         let error = Stored::load(root.path(), &id()).unwrap_err();
         assert!(crate::text::chain(&error).contains("it has version 4"), "{error}");
         assert!(Stored::list(root.path()).unwrap().is_empty());
+        // Nor is it cleaned up by whoever wants its id, also if there is little that can be read of it.
+        let strange = serde_json::json!({ "version": 9, "supervisor": record.supervisor });
+        for text in [serde_json::to_vec(&record).unwrap(), strange.to_string().into_bytes()] {
+            std::fs::write(claimed.path.join(STATE), text).unwrap();
+            let error = StateDir::claim(root.path(), &id(), &plan()).unwrap_err();
+            assert!(matches!(error, StoreError::Broken { .. }), "{error}");
+            let deletion = Deletion::begin(root.path(), &id()).unwrap().unwrap();
+            assert_eq!(deletion.stranger().unwrap().supervisor, record.supervisor);
+        }
     }
 }

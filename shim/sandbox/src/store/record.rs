@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
+use vmm_api::WallsReport;
 
 /// Version of the format. A file of another version is nobody's container.
 pub(super) const VERSION: u32 = 3;
@@ -74,6 +75,9 @@ pub(crate) struct Record {
     /// What the machine was booted from.
     #[serde(default)]
     pub(crate) boot: Option<BootRecord>,
+    /// What came of the machine's walls.
+    #[serde(default)]
+    pub(crate) walls: Option<WallsReport>,
     /// The container's cgroup on the host, written down before it is made.
     pub(crate) cgroup: Option<CgroupRecord>,
     /// The network that is connected, written down before it is.
@@ -82,6 +86,17 @@ pub(crate) struct Record {
     pub(crate) end: Option<End>,
     /// Hooks that `delete` runs.
     pub(crate) after_stop: Vec<Hook>,
+}
+
+/// What can be told of a container that another version of ringfence has written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Stranger {
+    pub(super) version: u32,
+    /// Who supervises it.
+    pub(crate) supervisor: ProcessRef,
+    /// Its virtual machine.
+    #[serde(default)]
+    pub(crate) vmm: Option<ProcessRef>,
 }
 
 impl Record {
@@ -101,6 +116,7 @@ impl Record {
             supervisor,
             vmm: None,
             boot: None,
+            walls: None,
             cgroup: None,
             network: None,
             end: None,

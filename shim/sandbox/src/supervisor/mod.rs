@@ -15,6 +15,7 @@ use crate::error_kind::ErrorKind;
 use crate::hooks::{self, ContainerState, HookError};
 use crate::host_cgroup::HostCgroup;
 use crate::limits_change::{LimitsChange, next_change};
+use crate::network::NetworkRecord;
 use crate::policy::{self, Operation, SignalAction, Situation};
 use crate::processes::Processes;
 use crate::refusal::signal_answer;
@@ -450,8 +451,13 @@ impl Supervisor {
         let done = match request {
             Request::Start if self.start.is_some() => Err("it is being started".to_owned()),
             Request::Start => {
-                self.begin_start(Starter::Client(replier));
-                return Ok(());
+                match self.guest.namespace.as_ref().map_or(Ok(()), NetworkRecord::check) {
+                    Ok(()) => {
+                        self.begin_start(Starter::Client(replier));
+                        return Ok(());
+                    }
+                    Err(error) => Err(crate::text::chain(&error)),
+                }
             }
             Request::Exec(request) => return self.exec(*request, replier).await,
             Request::Kill { signal, all } => {

@@ -2,7 +2,8 @@
 //! intended.
 //!
 //! Everything is read from `/proc`. What may not be read there, by a user who is neither root nor the
-//! machine's owner, is left out and never taken for a wall.
+//! machine's owner, is left out and never taken for a wall. The kernel does not tell of Landlock: the
+//! machine's process has tried it on itself, and its word was written down.
 
 mod process;
 
@@ -10,18 +11,12 @@ use crate::process::ProcessRef;
 use process::Directory;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use vmm_api::WallsReport;
 
-/// Namespaces that a machine can have for itself (namespaces(7)); those that this version gives to it.
-const NAMESPACES: [(&str, bool); 8] = [
-    ("user", true),
-    ("mnt", true),
-    ("net", true),
-    ("ipc", true),
-    ("uts", true),
-    ("pid", false),
-    ("cgroup", false),
-    ("time", false),
-];
+/// Namespaces that a machine can have for itself (namespaces(7)). That of time offers nothing to one.
+const NAMESPACES: [&str; 8] = ["user", "mnt", "net", "ipc", "uts", "pid", "cgroup", "time"];
+/// Walls that not every host can give.
+const WHERE_POSSIBLE: [&str; 2] = ["a user of its own", "Landlock"];
 /// Limits that are shown, as `/proc/PID/limits` names them, with the names of getrlimit(2).
 const LIMITS: [(&str, &str); 8] = [
     ("Max core file size", "core"),
@@ -69,19 +64,33 @@ pub struct Walls {
     pub descriptors: Option<usize>,
     /// Its cgroup.
     pub cgroup: Option<String>,
+    /// Version of the kernel's Landlock that holds it, by its own word before the guest ran.
+    pub landlock: Option<u32>,
     /// Walls that it could have and does not.
     pub missing: Vec<String>,
+    /// Why, by its own word.
+    pub reasons: Vec<String>,
 }
 
 impl Walls {
-    /// Reads the walls of a machine; `None` if it has ended. `supervisor` stands for the host.
-    pub(crate) fn read(vmm: ProcessRef, supervisor: ProcessRef) -> Option<Self> {
-        let walls = Self::of(&Directory::of(vmm.pid), &Directory::of(supervisor.pid), vmm.pid);
+    /// Reads the walls of a machine; `None` if it has ended. `supervisor` stands for the host, `told` is
+    /// what the machine has said.
+    pub(crate) fn read(
+        vmm: ProcessRef,
+        supervisor: ProcessRef,
+        told: Option<&WallsReport>,
+    ) -> Option<Self> {
+        let directories = (&Directory::of(vmm.pid), &Directory::of(supervisor.pid));
+        let walls = Self::of(directories, vmm.pid, told);
         // The number may have been given to another process while it was read.
         vmm.is_alive().then_some(walls)
     }
 
-    fn of(vmm: &Directory, supervisor: &Directory, pid: i32) -> Self {
+    fn of(
+        (vmm, supervisor): (&Directory, &Directory),
+        pid: i32,
+        told: Option<&WallsReport>,
+    ) -> Self {
         let status = vmm.status("status");
         let mut walls = Self {
             process: pid,
@@ -93,9 +102,11 @@ impl Walls {
             limits: vmm.limits(&LIMITS),
             descriptors: vmm.descriptors(),
             cgroup: vmm.cgroup(),
+            landlock: told.and_then(|told| told.landlock),
+            reasons: told.map(|told| told.down.clone()).unwrap_or_default(),
             ..Self::default()
         };
-        for (name, _) in NAMESPACES {
+        for name in NAMESPACES {
             match (vmm.namespace(name), supervisor.namespace(name)) {
                 (Some(own), Some(host)) if own == host => {
                     walls.shared_namespaces.push(name.to_owned());
@@ -126,7 +137,7 @@ impl Walls {
                 missing.push(name.to_owned());
             }
         };
-        for (name, _) in NAMESPACES.iter().filter(|(name, _)| *name != "time") {
+        for name in NAMESPACES.iter().filter(|name| **name != "time") {
             let is_own = self.own_namespaces.iter().any(|own| own == name);
             wall(is_own, &format!("a {name} namespace of its own"));
         }
@@ -137,19 +148,16 @@ impl Walls {
         wall(is_filtered, "a system call filter on every thread");
         wall(self.limits.get("core").is_some_and(|core| core == "0 0"), "no core dumps");
         wall(self.uid.is_some() && self.uid != supervisor, "a user of its own");
-        // Nothing in /proc tells of it.
-        wall(false, "Landlock");
+        wall(self.landlock.is_some(), "Landlock");
         missing
     }
 
-    /// Walls that this version puts up and that are not there: always none, unless something is wrong.
+    /// Walls that every host can give and that are not there: always none, unless the configuration does
+    /// without or something is wrong.
     #[must_use]
     pub fn broken(&self) -> Vec<&str> {
-        let namespaces = NAMESPACES.iter().filter(|(_, is_ours)| !is_ours);
-        let mut expected: Vec<String> =
-            namespaces.map(|(name, _)| format!("a {name} namespace of its own")).collect();
-        expected.extend(["a user of its own", "Landlock"].map(str::to_owned));
-        self.missing.iter().filter(|name| !expected.contains(name)).map(String::as_str).collect()
+        let missing = self.missing.iter().map(String::as_str);
+        missing.filter(|name| !WHERE_POSSIBLE.contains(name)).collect()
     }
 }
 
@@ -182,7 +190,7 @@ mod tests {
         }
         std::fs::create_dir_all(root.path().join("fd")).unwrap();
         std::fs::create_dir_all(root.path().join("ns")).unwrap();
-        for (name, _) in NAMESPACES {
+        for name in NAMESPACES {
             let target = format!("{name}:[{namespace}]");
             std::os::unix::fs::symlink(target, root.path().join("ns").join(name)).unwrap();
         }
@@ -194,7 +202,8 @@ mod tests {
     fn walls_are_what_the_kernel_shows() {
         let (_vmm, vmm) = stage(&["2", "2"], EMPTY, "2");
         let (_host, host) = stage(&["0"], "", "1");
-        let walls = Walls::of(&vmm, &host, 7);
+        let told = WallsReport { landlock: Some(6), down: vec!["a user of its own: no".into()] };
+        let walls = Walls::of((&vmm, &host), 7, Some(&told));
         assert_eq!((walls.process, walls.uid, walls.gid), (7, Some(1000), Some(1001)));
         assert_eq!(walls.own_namespaces.len(), NAMESPACES.len());
         assert_eq!(walls.capabilities, ["CAP_CHOWN"]);
@@ -203,7 +212,8 @@ mod tests {
         assert_eq!(walls.descriptors, Some(0));
         assert_eq!(walls.cgroup.as_deref(), Some("/a/b"));
         assert_eq!(walls.mounts, ["/ tmpfs ro,nosuid,nodev,noexec,relatime"]);
-        assert_eq!(walls.missing, ["a user of its own", "Landlock"]);
+        assert_eq!(walls.missing, ["a user of its own"]);
+        assert_eq!((walls.landlock, &walls.reasons), (Some(6), &told.down));
         assert!(walls.broken().is_empty());
     }
 
@@ -211,10 +221,10 @@ mod tests {
     fn a_wall_that_is_down_is_told() {
         let mounts = format!("{EMPTY}{EMPTY}");
         let (_vmm, vmm) = stage(&["2", "0"], &mounts, "1");
-        let walls = Walls::of(&vmm, &vmm, 7);
+        let walls = Walls::of((&vmm, &vmm), 7, None);
         assert!(walls.own_namespaces.is_empty());
         let broken = walls.broken();
-        for wall in ["user namespace", "empty root", "every thread"] {
+        for wall in ["user namespace", "pid namespace", "empty root", "every thread"] {
             assert!(broken.iter().any(|name| name.contains(wall)), "{wall}: {broken:?}");
         }
     }
@@ -223,7 +233,7 @@ mod tests {
     fn what_cannot_be_read_is_no_wall() {
         let nothing = tempfile::tempdir().unwrap();
         let nothing = Directory::at(nothing.path());
-        let walls = Walls::of(&nothing, &nothing, 7);
+        let walls = Walls::of((&nothing, &nothing), 7, None);
         assert_eq!((walls.uid, walls.dumpable, walls.no_new_privileges), (None, None, None));
         assert!(walls.broken().len() >= 9, "{walls:?}");
     }
@@ -231,9 +241,9 @@ mod tests {
     #[test]
     fn this_process_has_no_walls() {
         let own = ProcessRef::own().unwrap();
-        let walls = Walls::read(own, own).unwrap();
+        let walls = Walls::read(own, own, None).unwrap();
         assert!(walls.own_namespaces.is_empty() && walls.mounts.len() > 1, "{walls:?}");
         let gone = ProcessRef { start_time: own.start_time + 1, ..own };
-        assert_eq!(Walls::read(gone, own), None);
+        assert_eq!(Walls::read(gone, own, None), None);
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 
 use devices::event_loop::EventLoop;
 use devices::testing::Driver;
-use devices::virtio::net::{Filter, Net, NetSpec};
+use devices::virtio::net::{Filter, FrameRate, Net, NetSpec};
 use devices_fuzz::{Act, perform};
 use libfuzzer_sys::fuzz_target;
 
@@ -20,8 +20,10 @@ fuzz_target!(|input: (bool, Vec<u8>, Vec<Act>)| {
     let filter = Filter { sources, metadata: false };
     let tap = File::from(OwnedFd::from(tap));
     let event_loop = EventLoop::unthreaded().expect("descriptors are left");
-    let net =
-        Net::new(NetSpec { tap, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, filter }, event_loop.clone());
+    let (sent, received) = (FrameRate::default(), FrameRate::default());
+    let mac = [2, 0, 0, 0, 0, 1];
+    let spec = NetSpec { tap, mac, mtu: 1500, filter, sent, received };
+    let net = Net::new(spec, event_loop.clone());
     let mut driver = Driver::new(Box::new(net));
     driver.start(u64::MAX, 16);
     for act in acts.iter().take(64) {

@@ -1,6 +1,7 @@
 //! The file server through its wire format, as a guest's kernel uses it.
 
 mod client;
+mod costs;
 mod hosts;
 mod locks;
 mod native;

@@ -13,6 +13,7 @@ fn good() -> MachineConfig {
         version: VERSION,
         name: "box".to_owned(),
         memory_mib: 256,
+        walls: WallsConfig::default(),
         vcpus: 1,
         kvm: FdSlot(0),
         boot: BootConfig {
@@ -27,6 +28,7 @@ fn good() -> MachineConfig {
             queues: 1,
             locks: LockPolicy::Host,
             shares: vec![share("root", 4)],
+            shares_later: false,
         }),
         disks: vec![disk(5)],
         nets: Vec::new(),
@@ -163,7 +165,15 @@ fn checks_a_share_that_comes_later_alike() {
 fn a_network_needs_an_address_and_room_for_packets() {
     let with = |mac: [u8; 6], mtu| {
         let mut config = good();
-        config.nets = vec![NetConfig { tap: FdSlot(6), mac, mtu, sources: None, metadata: false }];
+        config.nets = vec![NetConfig {
+            tap: FdSlot(6),
+            mac,
+            mtu,
+            sources: None,
+            metadata: false,
+            sent: RateLimit::default(),
+            received: RateLimit::default(),
+        }];
         MachineSpec::new(config, fds(7)).map(|spec| spec.devices.nets.len())
     };
     assert_eq!(with([2, 0, 0, 0, 0, 1], 1500), Ok(1));

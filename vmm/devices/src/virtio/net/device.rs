@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use super::filter::Filter;
 use super::state::NetState;
-use super::worker::{Accepted, NetWorker};
+use super::worker::{Accepted, NetWorker, Rules};
 use super::{QUEUE_SIZE, RECEIVE_QUEUE, TRANSMIT_QUEUE, feature};
 use crate::event_loop::{EventLoop, WorkerHandle};
+use crate::limits::Limits;
+use crate::rate::Rate;
 use crate::virtio::spec::{self, device_type};
 use crate::virtio::state::DeviceState;
 use crate::virtio::{ActivateError, Activation, VirtioDevice, Virtqueue, read_config_bytes};
@@ -25,6 +27,19 @@ pub struct NetSpec {
     pub mtu: u16,
     /// What the guest may send.
     pub filter: Filter,
+    /// How much the guest may send.
+    pub sent: FrameRate,
+    /// How much it may receive.
+    pub received: FrameRate,
+}
+
+/// How much may go in one direction; `None` is unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameRate {
+    /// Packets; one that is segmented later counts as its segments.
+    pub packets: Option<Rate>,
+    /// Bytes of frames.
+    pub bytes: Option<Rate>,
 }
 
 /// A network device.
@@ -33,6 +48,8 @@ pub struct Net {
     mac: [u8; 6],
     mtu: u16,
     filter: Filter,
+    sent: FrameRate,
+    received: FrameRate,
     event_loop: Arc<EventLoop>,
     worker: Option<WorkerHandle<NetWorker>>,
 }
@@ -40,8 +57,9 @@ pub struct Net {
 impl Net {
     /// A device whose worker runs on `event_loop`.
     pub fn new(spec: NetSpec, event_loop: Arc<EventLoop>) -> Self {
-        let NetSpec { tap, mac, mtu, filter } = spec;
-        Self { tap: Arc::new(tap), mac, mtu, filter, event_loop, worker: None }
+        let NetSpec { tap, mac, mtu, filter, sent, received } = spec;
+        let tap = Arc::new(tap);
+        Self { tap, mac, mtu, filter, sent, received, event_loop, worker: None }
     }
 
     /// The configuration space (§5.1.4): what the offered features make valid, the rest zero.
@@ -91,7 +109,10 @@ impl VirtioDevice for Net {
             segments: activation.has_feature(segments),
         };
         let queues = (receive, transmit);
-        let rules = (self.mac, self.filter.clone());
+        let limits = |FrameRate { packets, bytes }| Limits::new(packets, bytes);
+        let sent = limits(self.sent).map_err(ActivateError::Worker)?;
+        let received = limits(self.received).map_err(ActivateError::Worker)?;
+        let rules = Rules { mac: self.mac, filter: self.filter.clone(), sent, received };
         let worker = NetWorker::new(queues, activation.memory, self.tap.clone(), rules, accepted);
         self.worker = Some(self.event_loop.start(worker).map_err(ActivateError::Worker)?);
         Ok(())
@@ -103,7 +124,8 @@ impl VirtioDevice for Net {
     }
 
     fn save(&self) -> DeviceState {
-        let Self { tap: _, mac, mtu, filter: _, event_loop: _, worker: _ } = self;
+        let Self { tap: _, mac, mtu, filter: _, sent: _, received: _, event_loop: _, worker: _ } =
+            self;
         DeviceState::Net(NetState { mac: *mac, mtu: *mtu })
     }
 }

@@ -15,7 +15,7 @@ mod filter;
 mod state;
 mod worker;
 
-pub use device::{Net, NetSpec};
+pub use device::{FrameRate, Net, NetSpec};
 pub use filter::Filter;
 pub use state::NetState;
 

@@ -2,10 +2,11 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::event_loop::EventLoop;
+use crate::rate::Rate;
 use crate::testing::Driver;
 use crate::virtio::spec::feature::VERSION_1;
 use crate::virtio::state::DeviceState;
@@ -15,10 +16,20 @@ const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
 
 /// A device whose tap is one end of a pair of sockets, which keep frames apart as a tap does.
 fn start(features: u64, filter: Filter) -> (Driver, UnixDatagram) {
+    start_limited(features, filter, Default::default())
+}
+
+fn start_limited(
+    features: u64,
+    filter: Filter,
+    limits: (FrameRate, FrameRate),
+) -> (Driver, UnixDatagram) {
     let (tap, host) = UnixDatagram::pair().unwrap();
     tap.set_nonblocking(true).unwrap();
     host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let spec = NetSpec { tap: File::from(OwnedFd::from(tap)), mac: MAC, mtu: 1400, filter };
+    let tap = File::from(OwnedFd::from(tap));
+    let (sent, received) = limits;
+    let spec = NetSpec { tap, mac: MAC, mtu: 1400, filter, sent, received };
     let event_loop = EventLoop::new("net-test", None).unwrap();
     let mut driver = Driver::new(Box::new(Net::new(spec, event_loop)));
     driver.start(features, 64);
@@ -164,4 +175,41 @@ fn is_saved_with_its_address() {
     driver.transport.pause();
     let state = driver.transport.save();
     assert_eq!(state.device, DeviceState::Net(NetState { mac: MAC, mtu: 1400 }));
+}
+
+#[test]
+fn both_directions_keep_to_their_rate() {
+    let rate = |per_second, burst| Some(Rate { per_second, burst });
+    // Four packets and one on credit at once, and ten in a second then.
+    let sent = FrameRate { packets: rate(10, 4), bytes: None };
+    // So do 1000 bytes.
+    let received = FrameRate { packets: None, bytes: rate(1000, 400) };
+    let (mut driver, host) = start_limited(u64::MAX, Filter::default(), (sent, received));
+    let began = Instant::now();
+    let own = frame(MAC, 100);
+    for _ in 0..8 {
+        driver.request(1, &[&own], &[]);
+        assert_eq!(receive(&host), own);
+    }
+    // Three of them have waited for a tenth of a second each.
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+    // One that is cut into twenty counts as twenty.
+    let mut large = frame(MAC, 2000);
+    large[1] = 1;
+    large[4] = 100;
+    driver.request(1, &[&large], &[]);
+    receive(&host);
+    driver.request(1, &[&own], &[]);
+    receive(&host);
+    assert!(began.elapsed() >= Duration::from_millis(2300), "{:?}", began.elapsed());
+
+    let began = Instant::now();
+    offer(&mut driver, 8, 1500);
+    for _ in 0..8 {
+        host.send(&own).unwrap();
+    }
+    for _ in 0..8 {
+        driver.wait_used(0);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
 }

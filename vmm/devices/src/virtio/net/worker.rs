@@ -9,6 +9,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::filter::Filter;
 use super::{ETHERNET_HEADER, HEADER_SIZE, MAX_FRAME};
 use crate::event_loop::{Watch, Worker};
+use crate::limits::Limits;
 use crate::memory::GuestRam;
 use crate::virtio::{Chain, QueueFailed, Virtqueue};
 
@@ -27,6 +28,8 @@ const NEEDS_CSUM: u8 = 1;
 const RECEIVE: u32 = 0;
 const TRANSMIT: u32 = 1;
 const TAP: u32 = 2;
+const SEND_AGAIN: u32 = 3;
+const RECEIVE_AGAIN: u32 = 4;
 
 /// What the driver takes.
 #[derive(Clone, Copy, Debug)]
@@ -39,13 +42,20 @@ pub(super) struct Accepted {
     pub(super) segments: bool,
 }
 
+/// What the host allows.
+pub(super) struct Rules {
+    pub(super) mac: [u8; 6],
+    pub(super) filter: Filter,
+    pub(super) sent: Option<Limits>,
+    pub(super) received: Option<Limits>,
+}
+
 pub(super) struct NetWorker {
     receive: Virtqueue,
     transmit: Virtqueue,
     memory: Arc<GuestRam>,
     tap: Arc<File>,
-    mac: [u8; 6],
-    filter: Filter,
+    rules: Rules,
     accepted: Accepted,
     /// A frame of the tap with its header.
     incoming: Vec<u8>,
@@ -60,23 +70,12 @@ impl NetWorker {
         (receive, transmit): (Virtqueue, Virtqueue),
         memory: Arc<GuestRam>,
         tap: Arc<File>,
-        (mac, filter): ([u8; 6], Filter),
+        rules: Rules,
         accepted: Accepted,
     ) -> Self {
         let buffer = || vec![0; HEADER_SIZE + MAX_FRAME];
         let (incoming, outgoing) = (buffer(), Vec::new());
-        Self {
-            receive,
-            transmit,
-            memory,
-            tap,
-            mac,
-            filter,
-            accepted,
-            incoming,
-            waiting: 0,
-            outgoing,
-        }
+        Self { receive, transmit, memory, tap, rules, accepted, incoming, waiting: 0, outgoing }
     }
 
     pub(super) fn into_queues(self) -> [Virtqueue; 2] {
@@ -86,6 +85,11 @@ impl NetWorker {
     /// Takes frames from the tap for as long as the driver has buffers.
     fn serve_receive(&mut self) -> Result<(), QueueFailed> {
         for _ in 0..BUDGET {
+            match may_go_on(&mut self.rules.received) {
+                Ok(true) => {}
+                Ok(false) => return self.receive.notify(&self.memory),
+                Err(_) => break,
+            }
             if self.waiting == 0 {
                 match (&*self.tap).read(&mut self.incoming) {
                     Ok(count) if self.takes(count) => self.waiting = count,
@@ -99,6 +103,7 @@ impl NetWorker {
                 // The driver notifies the queue when it has buffers again.
                 return self.receive.notify(&self.memory);
             }
+            pay(&mut self.rules.received, self.incoming.get(..self.waiting).unwrap_or_default());
             self.waiting = 0;
         }
         self.receive.notify(&self.memory)?;
@@ -156,6 +161,11 @@ impl NetWorker {
     /// Sends what the guest has for the tap.
     fn serve_transmit(&mut self) -> Result<(), QueueFailed> {
         for _ in 0..BUDGET {
+            match may_go_on(&mut self.rules.sent) {
+                Ok(true) => {}
+                Ok(false) => return self.transmit.notify(&self.memory),
+                Err(_) => break,
+            }
             let Some(chain) = self.transmit.pop(&self.memory)? else {
                 return self.transmit.notify(&self.memory);
             };
@@ -163,7 +173,7 @@ impl NetWorker {
                 && self
                     .outgoing
                     .get(HEADER_SIZE..)
-                    .is_some_and(|frame| self.filter.allows(self.mac, frame))
+                    .is_some_and(|frame| self.rules.filter.allows(self.rules.mac, frame))
             {
                 match (&*self.tap).write(&self.outgoing) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -172,7 +182,7 @@ impl NetWorker {
                         return self.transmit.notify(&self.memory);
                     }
                     // A frame that the host refuses is lost, as on any network.
-                    Ok(_) | Err(_) => {}
+                    Ok(_) | Err(_) => pay(&mut self.rules.sent, &self.outgoing),
                 }
             }
             self.transmit.push(&self.memory, chain.head(), 0)?;
@@ -181,6 +191,24 @@ impl NetWorker {
         self.transmit.rekick();
         Ok(())
     }
+}
+
+/// Without its timer a queue would be left unserved for ever: it is to be tried again.
+fn may_go_on(limits: &mut Option<Limits>) -> io::Result<bool> {
+    limits.as_mut().map_or(Ok(true), Limits::may_go_on)
+}
+
+/// Pays for a frame with its header (§5.1.6), which tells into how many packets it is cut.
+fn pay(limits: &mut Option<Limits>, frame: &[u8]) {
+    let Some(limits) = limits else { return };
+    let length = frame.len().saturating_sub(HEADER_SIZE);
+    let size = match (frame.get(1), frame.get(4..6).and_then(|size| size.first_chunk())) {
+        (Some(1..), Some(size)) => u16::from_le_bytes(*size).into(),
+        _ => 0,
+    };
+    let packets = if size == 0 { 1 } else { length.div_ceil(size).max(1) };
+    let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    limits.pay(number(packets), number(length));
 }
 
 /// Copies the guest's frame; `false` if it is none.
@@ -205,6 +233,13 @@ fn count(chains: &[Chain<'_>]) -> u16 {
 impl Worker for NetWorker {
     fn start(&mut self, watch: &mut Watch<'_>) -> io::Result<()> {
         let kick = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        for (limits, token) in
+            [(&self.rules.sent, SEND_AGAIN), (&self.rules.received, RECEIVE_AGAIN)]
+        {
+            if let Some(limits) = limits {
+                watch.add(limits.timer(), token, kick)?;
+            }
+        }
         watch.add(self.receive.kick(), RECEIVE, kick)?;
         watch.add(self.transmit.kick(), TRANSMIT, kick)?;
         let both = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
@@ -213,10 +248,14 @@ impl Worker for NetWorker {
 
     fn ready(&mut self, token: u32, events: EventSet, _watch: &mut Watch<'_>) {
         // A failure has been reported and latched.
-        if token == RECEIVE || (token == TAP && events.contains(EventSet::IN)) {
+        if matches!(token, RECEIVE | RECEIVE_AGAIN)
+            || (token == TAP && events.contains(EventSet::IN))
+        {
             let _ = self.serve_receive();
         }
-        if token == TRANSMIT || (token == TAP && events.contains(EventSet::OUT)) {
+        if matches!(token, TRANSMIT | SEND_AGAIN)
+            || (token == TAP && events.contains(EventSet::OUT))
+        {
             let _ = self.serve_transmit();
         }
     }

@@ -13,4 +13,6 @@ pub use cursor::{Reader, ShortChain, Writer};
 pub use ring::{QueueFailed, RingError, Virtqueue};
 
 #[cfg(test)]
+mod bounded_proof;
+#[cfg(test)]
 mod tests;
