@@ -1,7 +1,7 @@
 //! Pods whose virtual machine or shim is killed, beside one that goes on.
 
 use integration_tests::host;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 use crate::RINGFENCE;
 use crate::daemon::{Containerd, wait_until};
@@ -12,12 +12,13 @@ use crate::pod::{PATIENCE, Pod, UNTIL_TERM};
 pub(crate) fn killed(containerd: &Containerd) {
     let on = Pod::run(containerd, RINGFENCE, "goes-on");
     let goes_on = on.start(UNTIL_TERM);
-    let victims: [(&str, fn(Pid) -> Pid); 2] = [("machine", host::vmm_of), ("shim", |shim| shim)];
-    for (name, victim) in victims {
+    for name in ["machine", "shim"] {
         let pod = Pod::run(containerd, RINGFENCE, name);
         let container = pod.start(UNTIL_TERM);
         container.wait_for_log("stdout F up");
-        kill_process(victim(pod.shim()), Signal::KILL).expect("it is there");
+        let shim = pod.shim();
+        let victim = if name == "shim" { shim } else { host::vmm_of(shim) };
+        kill_process(victim, Signal::KILL).expect("it is there");
         let status = container.exited();
         assert_ne!(status.exit_code, 0, "{name}: {status:?}");
         wait_until("the pod is not ready", PATIENCE, || pod.status().state == NOT_READY);
