@@ -17,6 +17,10 @@ pub const MAX_DIR_REPLY: u32 = 64 << 10;
 /// sees a short copy, as it may on any file system.
 pub const MAX_COPY: u64 = 64 << 20;
 
+/// Descriptors that a process has for other things than the tables: its shares, its devices, what a
+/// request opens for its own time.
+const OTHER_DESCRIPTORS: usize = 1024;
+
 /// Bounds of the tables of one server, chosen by the launcher.
 ///
 /// Every inode, every handle and every owner of record locks holds one file descriptor of the
@@ -47,5 +51,39 @@ impl Default for Limits {
             max_shares: 256,
             max_background: 64,
         }
+    }
+}
+
+impl Limits {
+    /// The default bounds, or as much of them as fits a process that may have so many descriptors open.
+    /// Without that a guest that looks at many files could take the last one, and the process could
+    /// not even be told anything that comes with a descriptor.
+    #[must_use]
+    pub fn within(descriptors: usize) -> Self {
+        let default = Self::default();
+        // A small process keeps most for what it has to do besides.
+        let left = descriptors.saturating_sub(OTHER_DESCRIPTORS.min(descriptors >> 1));
+        let max_handles = default.max_handles.min(left >> 2);
+        let max_locks = default.max_locks.min(left >> 3);
+        let left = left.saturating_sub(max_handles).saturating_sub(max_locks);
+        Self { max_inodes: default.max_inodes.min(left), max_handles, max_locks, ..default }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_fit_the_descriptors_of_the_process() {
+        assert_eq!(Limits::within(256 << 10), Limits::default());
+        assert_eq!(Limits::within(usize::MAX), Limits::default());
+        for descriptors in [0, 1, 1000, 1024, 4096, 20_000, 65_536, 220_000] {
+            let limits = Limits::within(descriptors);
+            let most = limits.max_inodes + limits.max_handles + limits.max_locks;
+            assert!(most + OTHER_DESCRIPTORS.min(descriptors >> 1) <= descriptors, "{limits:?}");
+        }
+        let limits = Limits::within(4096);
+        assert_eq!((limits.max_inodes, limits.max_handles, limits.max_locks), (1920, 768, 384));
     }
 }

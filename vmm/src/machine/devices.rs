@@ -25,6 +25,7 @@ use devices::virtio::rng::Rng;
 use devices::virtio::transport::mmio::{MMIO_SIZE, QUEUE_NOTIFY_OFFSET, TransportError};
 use devices::virtio::vsock::{Vsock, VsockError, VsockHandle};
 use devices::virtio::{MmioTransport, VirtioDevice};
+use rustix::process::{Resource, getrlimit};
 use std::fs::File;
 use std::io;
 use std::ops::{Range, RangeInclusive};
@@ -224,7 +225,7 @@ fn file_system(
         .map_err(|source| DeviceError::Host { device, source })?;
     let config = ServerConfig {
         proc_self_fd,
-        limits: Limits::default(),
+        limits: Limits::within(descriptors()),
         uid_map: IdMap::identity(),
         gid_map: IdMap::identity(),
         locks: match locks {
@@ -238,6 +239,12 @@ fn file_system(
     let fs = Fs::new(&FsConfig { tag, queues }, server.clone(), surroundings.hooks.device.clone())
         .map_err(DeviceError::FsDevice)?;
     Ok((fs, server))
+}
+
+/// How many descriptors this process may have open.
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 impl From<ShareSpec> for Share {

@@ -74,7 +74,8 @@ impl Stage {
     pub(crate) fn play(&self, part: Part) {
         let program = std::env::current_exe().unwrap();
         let script = format!(
-            "#!/bin/sh\necho $$ >{pid}\n{PART}='{part}' {HANG_UP}={hang_up} exec {program} --exact fake_vmm::fake_vmm \
+            // The number outside of its PID namespace, as the mounted /proc has it.
+            "#!/bin/sh\nread pid rest </proc/self/stat; echo $pid >{pid}\n{PART}='{part}' {HANG_UP}={hang_up} exec {program} --exact fake_vmm::fake_vmm \
              --ignored --nocapture --test-threads=1\n",
             pid = self.path("vmm.pid").display(),
             hang_up = self.path("hang-up").display(),

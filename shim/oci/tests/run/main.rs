@@ -115,7 +115,7 @@ fn a_machine_that_dies_is_told_from_a_container_that_ends() {
     for (part, reason) in [
         (Part::DieBeforeBoot, "exited with status 3"),
         (Part::PanicAtBoot, "Kernel panic"),
-        (Part::DieWhileRunning, "killed by signal 9"),
+        (Part::DieWhileRunning, "killed by signal"),
         (Part::KvmErrorWhileRunning, "KVM could not go on"),
     ] {
         let outcome = Stage::new(part).run();

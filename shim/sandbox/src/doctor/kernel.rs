@@ -72,14 +72,24 @@ fn filters(host: &Host) -> Finding {
     )
 }
 
+/// A second wall round the shares.
 fn landlock(host: &Host) -> Finding {
-    let modules = host.text("/sys/kernel/security/lsm");
-    let found = match &modules {
-        Some(list) if list.split(',').any(|module| module == "landlock") => "it is active",
-        Some(_) => "it is not active",
-        None => "whether it is active is not known (/sys/kernel/security is not mounted)",
-    };
-    Finding::note("landlock", format!("{found}; this version does not use it"))
+    let subject = "landlock";
+    match host.text("/sys/kernel/security/lsm") {
+        Some(list) if list.split(',').any(|module| module == "landlock") => {
+            Finding::good(subject, "it holds each VMM to its shares")
+        }
+        Some(_) => Finding::advice(
+            subject,
+            "it is not active: only the file server's own checks hold a VMM to its shares",
+            "boot a kernel from Linux 5.19 on with \"landlock\" in its parameter lsm; \"walls\" = \"all\" in \
+             the configuration refuses to run without it",
+        ),
+        None => Finding::note(
+            subject,
+            "whether it is active is not known (/sys/kernel/security is not mounted)",
+        ),
+    }
 }
 
 /// Pages that two guests have alike, found by time: whoever shares them can tell what the other has.
@@ -154,6 +164,7 @@ mod tests {
                 "=1",
             ),
             ("seccomp", "/proc/sys/kernel/seccomp/actions_avail", "trap", Level::Problem, "CONFIG"),
+            ("landlock", "/sys/kernel/security/lsm", "apparmor", Level::Note, "lsm"),
             ("ksm", "/sys/kernel/mm/ksm/run", "1", Level::Warning, "echo 2"),
         ] {
             let finding = with(subject, &[(file, text)]);
