@@ -82,7 +82,8 @@ impl Pod {
         let id = ContainerId::new(&container.id).map_err(SandboxError::Id)?;
         let parts = Parts::find(&options.config).map_err(SandboxError::Config)?;
         let bundle = Bundle::read(&container.bundle)?;
-        if let PodRole::Member(pod) = bundle.pod_role()? {
+        let role = bundle.pod_role()?;
+        if let PodRole::Member(pod) = role {
             let problem = "the pod is not there".to_owned();
             return Err(PodError::WrongPod { id: container.id, pod, problem });
         }
