@@ -57,7 +57,8 @@ impl Pod {
         let namespaces = NamespaceOption { network: POD, pid: CONTAINER, ipc: POD };
         let mut config = PodSandboxConfig {
             metadata: Some(PodSandboxMetadata {
-                name: name.to_owned(),
+                // Of its own, whatever a run before this one has left.
+                name: format!("{name}-{}", std::process::id()),
                 uid: format!("{handler}-{name}"),
                 namespace: "default".to_owned(),
                 attempt: 0,
