@@ -137,7 +137,6 @@ fn reach_share(name: &str) -> Outcome<()> {
 /// Unmounts a share from the agent's mount namespace. What a container that is gone had of it has gone
 /// with it.
 pub(crate) fn forget_share(name: &str) -> Outcome<()> {
-    crate::validate::name("share", name)?;
     let path = format!("{}/{name}", layout::SHARES);
     match unmount(path.as_str(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         // It was never reached, or is not there.

@@ -58,9 +58,9 @@ impl Server<'_> {
                 network::configure(&plan).map(|()| Some(Reply::Done))
             }
             Request::Freeze { container, frozen } => self.freeze(&container, frozen).map(Some),
-            Request::ForgetShare { name } => {
-                container::forget_share(&name).map(|()| Some(Reply::Done))
-            }
+            Request::ForgetShare { name } => validate::name("share", &name)
+                .and_then(|()| container::forget_share(&name))
+                .map(|()| Some(Reply::Done)),
             Request::UpdateResources { container, settings } => {
                 self.update_resources(&container, &settings).map(Some)
             }

@@ -168,7 +168,15 @@ pub(crate) fn prepare(
         vm: plan.vm,
         network,
         namespace,
-        files: MachineFiles { kvm, kernel, initrd, console, shares, interfaces },
+        files: MachineFiles {
+            kvm,
+            kernel,
+            initrd,
+            console,
+            shares,
+            shares_later: false,
+            interfaces,
+        },
         kernel_path,
         initrd_path,
         container: plan.container,
@@ -253,6 +261,11 @@ pub(crate) fn single_files(shares: &[OpenShare]) -> Vec<String> {
 }
 
 impl Prepared {
+    /// Further containers will bring shares of their own.
+    pub(crate) fn expect_shares(&mut self) {
+        self.files.shares_later = true;
+    }
+
     /// The opened shares, in the order of the plan's.
     pub(crate) fn shares(&self) -> &[OpenShare] {
         &self.files.shares

@@ -40,6 +40,8 @@ pub(crate) struct MachineFiles {
     pub(crate) initrd: OwnedFd,
     pub(crate) console: OwnedFd,
     pub(crate) shares: Vec<OpenShare>,
+    /// Further shares may come while the machine runs.
+    pub(crate) shares_later: bool,
     pub(crate) interfaces: Vec<Interface>,
 }
 
@@ -90,7 +92,7 @@ pub(crate) fn configure<'f>(
             locks: host.file_locks,
             shares: files.shares.iter().map(|share| share_config(share, &mut slots)).collect(),
             // Those of the containers that will come.
-            shares_later: plan.shares_later || files.shares.is_empty(),
+            shares_later: files.shares_later,
         }),
         disks: Vec::new(),
         nets: files
@@ -192,6 +194,7 @@ mod tests {
             initrd: null(),
             console: null(),
             shares: vec![share("root", ShareKind::Directory), share("mount1", ShareKind::File)],
+            shares_later: false,
             interfaces: Vec::new(),
         };
         let plan = VmPlan {
@@ -203,7 +206,6 @@ mod tests {
             host_cpus: None,
             network: NetworkSettings::default(),
             walls: vmm_api::WallPolicy::Strict,
-            shares_later: false,
         };
         let host = HostConfig { kernel_parameters: vec!["host=1".into()], ..HostConfig::default() };
         let (config, descriptors) = configure("c1", &plan, &host, &files, Some(7));
@@ -218,10 +220,6 @@ mod tests {
         let policies = (fs.shares[0].cache, fs.shares[1].cache);
         assert_eq!(policies, (CachePolicy::Auto, CachePolicy::None));
         assert_eq!((fs.queues, fs.locks), (1, vmm_api::LockPolicy::Host));
-        assert!(!fs.shares_later);
-        let pod = VmPlan { shares_later: true, ..plan.clone() };
-        let (config, _) = configure("c1", &pod, &host, &files, None);
-        assert!(config.fs.unwrap().shares_later);
         for (vcpus, queues) in [(2, 2), (32, MAX_FS_QUEUES)] {
             let (config, _) =
                 configure("c1", &VmPlan { vcpus, ..plan.clone() }, &host, &files, None);

@@ -161,7 +161,7 @@ fn what_a_package_must_never_see_is_not_reachable_from_it() {
 fn crates_whose_types_are_shared_have_one_version() {
     let graph = Graph::read();
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for package in graph.third_party() {
+    for package in graph.linked() {
         versions.entry(&package.name).or_default().push(&package.version);
     }
     for name in ONE_VERSION {

@@ -30,6 +30,8 @@ pub(crate) struct Package {
     pub(crate) manifest: PathBuf,
     pub(crate) may_be_published: bool,
     edges: Vec<(String, bool)>,
+    /// Those that are linked with it, and do not only build it.
+    linked: Vec<String>,
 }
 
 /// The packages by cargo's package id.
@@ -75,6 +77,10 @@ impl Graph {
             for dependency in array(&node["deps"]) {
                 let shipped =
                     array(&dependency["dep_kinds"]).iter().any(|kind| kind["kind"] != "dev");
+                let kinds = array(&dependency["dep_kinds"]);
+                if kinds.iter().any(|kind| kind["kind"] != "build") {
+                    package.linked.push(text(&dependency["pkg"]));
+                }
                 package.edges.push((text(&dependency["pkg"]), shipped));
             }
         }
@@ -90,6 +96,20 @@ impl Graph {
     /// The packages of others, those of tests included.
     pub(crate) fn third_party(&self) -> impl Iterator<Item = &Package> {
         self.packages.values().filter(|package| package.source.is_some())
+    }
+
+    /// The packages of others that are linked into a binary or a test, without those that only build
+    /// something.
+    pub(crate) fn linked(&self) -> Vec<&Package> {
+        let mut seen: BTreeSet<&str> = BTreeSet::new();
+        let mut waiting: Vec<&str> = self.members.iter().map(String::as_str).collect();
+        while let Some(id) = waiting.pop() {
+            if seen.insert(id) {
+                waiting.extend(self.packages[id].linked.iter().map(String::as_str));
+            }
+        }
+        let packages = seen.into_iter().map(|id| &self.packages[id]);
+        packages.filter(|package| package.source.is_some()).collect()
     }
 
     /// Names of the packages that `package` names in its own manifest.
@@ -146,6 +166,7 @@ impl Package {
             // `publish = false` is an empty list of registries.
             may_be_published: package["publish"].as_array().is_none_or(|list| !list.is_empty()),
             edges: vec![],
+            linked: vec![],
         }
     }
 }

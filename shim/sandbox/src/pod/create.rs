@@ -108,6 +108,9 @@ impl Pod {
         let signals = Signals::take().map_err(SandboxError::Events)?;
         let mut timeline = Timeline::new(now_ns());
         let mut prepared = create::prepare(&id, &options.root, plan, &options.config, &parts)?;
+        if role == PodRole::Sandbox {
+            prepared.expect_shares();
+        }
         let mut hooks_made_network = false;
         if let Some(figurehead) = figurehead.filter(|_| prepared.network_is_of_hooks()) {
             let namespace = figurehead

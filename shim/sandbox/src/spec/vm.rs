@@ -36,8 +36,6 @@ pub struct VmPlan {
     pub network: NetworkSettings,
     /// What happens where the host does not give one of the walls.
     pub walls: WallPolicy,
-    /// Containers may come whose shares are not known yet.
-    pub shares_later: bool,
 }
 
 /// What the host has.
@@ -88,7 +86,6 @@ pub(super) fn plan(
             metadata: wishes.network_metadata.unwrap_or(config.network_metadata),
         },
         walls: wishes.walls.unwrap_or(config.walls),
-        shares_later: false,
     })
 }
 
