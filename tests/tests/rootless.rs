@@ -3,17 +3,13 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use integration_tests::engine::networks;
 use integration_tests::{Invocation, Lab};
 
 const NAME: &str = "ringfence-test";
 /// Nobody on the host.
 const UID: u32 = 52_001;
 const FIRST_SUBORDINATE: u32 = 2_000_000;
-/// How long a container may take until it says something.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// In a mount namespace of its own the user is known, and may use KVM; then it is that user.
 const AS_USER: &str = r#"
@@ -21,7 +17,6 @@ const AS_USER: &str = r#"
         mount --bind "$0/$name" "/etc/$name" || exit 125
     done
     mount --bind "$0/kvm" /dev/kvm || exit 125
-    mount --bind "$0/tun" /dev/net/tun || exit 125
     cd "$0/home" || exit 125
     exec setpriv --reuid "$UID_OF_USER" --regid "$UID_OF_USER" --clear-groups \
         env --ignore-environment PATH="$PATH" HOME="$0/home" XDG_RUNTIME_DIR="$0/run" \
@@ -66,9 +61,6 @@ impl User {
         let mode = if may_use_kvm { "666" } else { "600" };
         let node = Invocation::new("mknod").args(&["-m", mode, &at("kvm"), "c", "10", "232"]);
         node.run().expect_code(0);
-        // For everybody, as where a device manager is.
-        let node = Invocation::new("mknod").args(&["-m", "666", &at("tun"), "c", "10", "200"]);
-        node.run().expect_code(0);
         Self { directory }
     }
 
@@ -85,15 +77,6 @@ impl User {
             .args(&["podman", "--runtime", "ringfence"])
             .args(words)
             .env("UID_OF_USER", UID.to_string())
-    }
-
-    /// Waits until the command `words` writes `out`.
-    fn wait_for(&self, words: &[&str], out: &str) {
-        let until = Instant::now() + PATIENCE;
-        while self.podman(words).run().out() != out {
-            assert!(Instant::now() < until, "{words:?} never wrote {out:?}");
-            std::thread::sleep(Duration::from_millis(200));
-        }
     }
 
     fn expect(&self, words: &[&str], code: i32, out: &str) {
@@ -148,27 +131,6 @@ fn a_user_who_may_not_use_kvm_is_told_so() {
     let outcome = user.podman(&words).run();
     outcome.expect_error("\"/dev/kvm\" may not be used by this user");
     assert_ne!(outcome.code(), 0);
-    drop(user);
-    lab.expect_nothing_left();
-}
-
-/// pasta's network: in a namespace of the user's, with an interface that leads to a program.
-#[test]
-fn podman_without_root_has_the_network_of_pasta() {
-    let lab = Lab::enter();
-    let user = User::new(&lab, true);
-    let echo = lab.compile("echo", include_str!("../guest/echo.c"));
-    let program = lab.scratch().join("user/home/echo");
-    std::fs::copy(&echo, &program).expect("it can be copied");
-    let volume = format!("{}:/echo:ro", program.display());
-    let published = ["--publish", "47001:7000"];
-    let words = ["run", "--detach", "--name", NAME, "--network", "pasta", "--volume", &volume];
-    let root = ["--rootfs", &user.root(), "/echo"];
-    user.podman(&[&words[..], &published, &root].concat()).run().expect_code(0);
-    user.wait_for(&["logs", NAME], "up\n");
-    // pasta leads what comes from the loopback address to the namespace's own, past the guest.
-    networks::echoed((networks::of_host(), 47_001).into());
-    user.expect(&["rm", "--force", "--time", "0", NAME], 0, &format!("{NAME}\n"));
     drop(user);
     lab.expect_nothing_left();
 }
