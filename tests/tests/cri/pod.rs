@@ -20,9 +20,9 @@ use crate::messages::{
 
 /// How long a container may take to come to what is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-/// A script that runs until it is told to end.
+/// A script that runs until it is told to end, and does nothing meanwhile.
 pub(crate) const UNTIL_TERM: &str =
-    "trap 'echo ending; exit 5' TERM; echo up; while :; do sleep 0.2; done";
+    "trap 'echo ending; exit 5' TERM; echo up; sleep 1000000 & wait $!";
 
 /// A pod.
 pub(crate) struct Pod {
