@@ -1,0 +1,33 @@
+//! Pods through containerd's CRI plugin, as a kubelet asks for them, beside runc where both do the same.
+
+mod daemon;
+mod grpc;
+mod killed;
+mod messages;
+mod pod;
+mod restarts;
+mod tour;
+
+use daemon::Containerd;
+
+const RINGFENCE: &str = "ringfence";
+const RUNC: &str = "runc";
+
+#[test]
+fn a_pod_does_what_it_does_with_runc() {
+    let containerd = Containerd::start();
+    let [ringfence, runc] = [RINGFENCE, RUNC].map(|handler| {
+        [tour::tour(&containerd, handler), tour::processes(&containerd, handler)].concat()
+    });
+    assert_eq!(ringfence, runc);
+    containerd.expect_nothing_left();
+}
+
+#[test]
+fn pods_of_any_size_and_end_leave_nothing() {
+    let containerd = Containerd::start();
+    tour::sizes(&containerd);
+    restarts::restarts(&containerd);
+    killed::killed(&containerd);
+    containerd.expect_nothing_left();
+}
