@@ -9,7 +9,7 @@ const OLDEST: (u32, u32) = (5, 10);
 pub(super) fn check(host: &Host) -> Vec<Finding> {
     let mut findings = vec![version(host), namespaces(host), filters(host), landlock(host)];
     findings.extend(same_page_merging(host));
-    findings.extend(unused_devices(host));
+    findings.extend(device_nodes(host));
     findings
 }
 
@@ -106,13 +106,21 @@ fn same_page_merging(host: &Host) -> Option<Finding> {
     })
 }
 
-/// What other runtimes use and this one does not.
-fn unused_devices(host: &Host) -> Vec<Finding> {
-    let unused = |subject, path: &str| {
-        let is = if host.has(path) { "is there" } else { "is not there" };
-        Finding::note(subject, format!("{path} {is}; this version does not use it"))
-    };
-    vec![unused("vhost", "/dev/vhost-vsock"), unused("tap", "/dev/net/tun")]
+/// What networks are connected with, and what other runtimes use and this one does not.
+fn device_nodes(host: &Host) -> Vec<Finding> {
+    let vhost = if host.has("/dev/vhost-vsock") { "is there" } else { "is not there" };
+    vec![
+        Finding::note("vhost", format!("/dev/vhost-vsock {vhost}; ringfence does not use it")),
+        if host.has("/dev/net/tun") {
+            Finding::good("tap", "/dev/net/tun is there")
+        } else {
+            Finding::warning(
+                "tap",
+                "/dev/net/tun is not there: containers have no network but a loopback device",
+                "modprobe tun",
+            )
+        },
+    ]
 }
 
 #[cfg(test)]
@@ -120,12 +128,13 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
 
-    const GOOD: [(&str, &str); 5] = [
+    const GOOD: [(&str, &str); 6] = [
         ("/proc/sys/kernel/osrelease", "6.12.0-1-amd64\n"),
         ("/proc/sys/user/max_user_namespaces", "63000\n"),
         ("/proc/sys/kernel/seccomp/actions_avail", "kill_process kill_thread allow\n"),
         ("/sys/kernel/security/lsm", "lockdown,capability,landlock"),
         ("/sys/kernel/mm/ksm/run", "0\n"),
+        ("/dev/net/tun", ""),
     ];
 
     /// The finding about a subject when these files are other ones.
