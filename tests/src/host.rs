@@ -32,6 +32,8 @@ const MAY_STAY: &[&str] = &[
     "/run/ringfence/@lock",
     "/run/containerd/ringfence/default",
     "/run/containerd/ringfence/default/@lock",
+    "/run/containerd/ringfence/k8s.io",
+    "/run/containerd/ringfence/k8s.io/@lock",
     "/run/containerd/ringfence/moby",
     "/run/containerd/ringfence/moby/@lock",
     "/run/crun",
