@@ -50,7 +50,10 @@ fn processes_are_listed_in_runcs_forms() {
         // What the guest says does not move a cursor.
         assert!(lines[1].ends_with("played 2\\u{1b}[2J"), "{said:?}");
     }
-    stage.say(&["ps", "c1", "-o", "pid"]).expect(125, "\"-o\"");
+    let columns = stage.say(&["ps", "c1", "-o", "pid"]);
+    let columns: Vec<&str> = columns.expect(0, "").stdout.split_whitespace().collect();
+    assert_eq!(columns, ["PID", "2", "3", "70000"]);
+    stage.say(&["ps", "c1", "-o", "wchan"]).expect(125, "wchan");
     stage.say(&["pause", "c1"]).expect(0, "");
     stage.say(&["ps", "c1"]).expect(125, "it is paused");
     assert_eq!(stage.say(&["ps", "--format", "json", "c1"]).expect(0, "").stdout, said.stdout);
