@@ -58,6 +58,8 @@ fn containerd_and_docker_run_containers_with_it() {
     expect(&[&ctr[..], &["one", "/bin/sh", "-c", kernel]].concat(), 3, "1\n");
 
     scenarios::run(&Engine::docker("ringfence"));
+    // Its own shim, which needs no line in daemon.json.
+    scenarios::run(&Engine::docker("io.containerd.ringfence.v2"));
     let [ringfence, runc] = ["ringfence", "runc"]
         .map(|runtime| scenarios::everything_at_once(&Engine::docker(runtime), lab.scratch()));
     ringfence.expect_code(3);
