@@ -9,8 +9,6 @@ use tokio::sync::mpsc;
 
 /// How long a machine's end may take to be seen after its agent's stream has broken.
 pub(super) const LAST_WORD: Duration = Duration::from_secs(1);
-/// Kills for memory that are told of one container: a guest could have it done for ever.
-const MAX_KILLS_TOLD: u32 = 64;
 const SIGKILL: u8 = 9;
 /// 128 and SIGKILL: how a process ends with its container.
 const KILLED: u8 = 137;
@@ -18,7 +16,6 @@ const KILLED: u8 = 137;
 impl Pod {
     /// Hears the guest until its end.
     pub(super) async fn hear(self, mut events: mpsc::Receiver<Event>) {
-        let mut kills_told = 0;
         loop {
             tokio::select! {
                 biased;
@@ -27,10 +24,9 @@ impl Pod {
                         self.on_exit(&container, &process, exit_of(status, oom_killed));
                     }
                     Some(Event::OutOfMemory { container, .. }) => {
-                        if kills_told < MAX_KILLS_TOLD && self.inner.table().member(&container).is_ok() {
-                            kills_told += 1;
-                            self.inner.tell([PodEvent::OutOfMemory { container }]);
-                        }
+                        let mut table = self.inner.table();
+                        let event = table.out_of_memory(&container);
+                        self.inner.tell(event);
                     }
                     None => break,
                 },

@@ -12,6 +12,9 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// Kills for memory that are told of one container: a guest could have it done for ever. One that is
+/// made anew begins anew.
+const MAX_KILLS_TOLD: u32 = 64;
 /// Containers of a pod.
 const MAX_CONTAINERS: usize = 200;
 /// Processes of one container, those that have ended and are not deleted among them.
@@ -159,6 +162,7 @@ pub(super) struct Member {
     pub(super) shares: Vec<String>,
     pub(super) settings: Settings,
     pub(super) paused: bool,
+    kills_told: u32,
     processes: BTreeMap<String, Process>,
 }
 
@@ -172,7 +176,7 @@ impl Member {
         init: Process,
     ) -> Self {
         let processes = BTreeMap::from([(INIT_PROCESS.to_owned(), init)]);
-        Self { bundle, first, hooks, shares, settings, paused: false, processes }
+        Self { bundle, first, hooks, shares, settings, paused: false, kills_told: 0, processes }
     }
 }
 
@@ -335,6 +339,16 @@ impl Table {
         Some(PodEvent::Exited { container: id.to_owned(), process: process.to_owned(), exit })
     }
 
+    /// The guest's kernel has killed in a container for want of memory.
+    pub(super) fn out_of_memory(&mut self, id: &str) -> Option<PodEvent> {
+        let member = self.member(id).ok()?;
+        if member.kills_told >= MAX_KILLS_TOLD {
+            return None;
+        }
+        member.kills_told += 1;
+        Some(PodEvent::OutOfMemory { container: id.to_owned() })
+    }
+
     /// Everything ends, with the machine.
     pub(super) fn all_exited(&mut self, exit: &PodExit) -> Vec<PodEvent> {
         let running: Vec<(String, String)> = self
@@ -455,6 +469,17 @@ mod tests {
         assert!(matches!(&events[..], [PodEvent::Exited { process, .. }] if process.is_empty()));
         assert!(table.begin_start("c", "e").is_err());
         table.remove_process("c", "e").unwrap();
+    }
+
+    #[test]
+    fn kills_for_memory_are_told_up_to_a_bound_for_each_container() {
+        let mut table = table();
+        let told = (0..1000).filter_map(|_| table.out_of_memory("c")).count();
+        assert_eq!(told, 64);
+        assert!(table.out_of_memory("x").is_none());
+        let Some(member) = table.remove("c") else { panic!("it is there") };
+        table.insert("c", Member { kills_told: 0, ..member });
+        assert!(table.out_of_memory("c").is_some());
     }
 
     #[test]
