@@ -89,7 +89,6 @@ impl Pod {
         let share_plans = plan.shares.clone();
         let hooks = plan.hooks.clone();
         let settings = Settings::new(plan.container.settings());
-        let bundle_directory = plan.bundle.clone();
         let view = View::new(&plan.shares, plan.container.mounts());
 
         let signals = Signals::take().map_err(SandboxError::Events)?;
@@ -121,7 +120,7 @@ impl Pod {
         let (machine, client, guest_events) = Machine::own(guest);
         let mut table = Table::default();
         let init = Process::new(container.stdio, None, Some(carried));
-        let member = Member::new(bundle_directory, ready.init, hooks, names, settings, init);
+        let member = Member::new(ready.hook_state, ready.init, hooks, names, settings, init);
         table.insert(&container.id, member);
         let membership = Membership {
             sandbox: container.id.clone(),
@@ -228,7 +227,7 @@ impl Pod {
         };
         let carried = opened.carry(sockets.into_ends())?;
         let init = Process::new(container.stdio.clone(), None, Some(carried));
-        Ok(Member::new(plan.bundle, first, plan.hooks, names, settings, init))
+        Ok(Member::new(hook_state, first, plan.hooks, names, settings, init))
     }
 
     async fn make_in_guest(

@@ -115,15 +115,8 @@ impl Pod {
         container: &str,
         status: &'static str,
     ) -> Result<ContainerState, PodError> {
-        let bundle = self.inner.table().member(container)?.bundle.clone();
-        Ok(ContainerState {
-            oci_version: crate::spec::OCI_VERSION.to_owned(),
-            id: container.to_owned(),
-            status,
-            pid: self.pid(),
-            bundle,
-            annotations: Default::default(),
-        })
+        let created = self.inner.table().member(container)?.state.clone();
+        Ok(ContainerState { status, ..created })
     }
 
     /// Adds a process to a container that runs; `document` is what `process` is in a config.json.

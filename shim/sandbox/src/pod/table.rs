@@ -3,6 +3,7 @@
 
 use super::error::PodError;
 use super::fifo::{Carried, StdioPaths};
+use crate::hooks::ContainerState;
 use crate::limits_change::Settings;
 use crate::spec::Hooks;
 use agent_protocol::{INIT_PROCESS, ProcessPlan};
@@ -154,7 +155,8 @@ impl Process {
 /// A container.
 #[derive(Debug)]
 pub(super) struct Member {
-    pub(super) bundle: PathBuf,
+    /// What hooks are told of it.
+    pub(super) state: ContainerState,
     /// Its first process, as it was made.
     pub(super) first: ProcessPlan,
     pub(super) hooks: Hooks,
@@ -168,7 +170,7 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn new(
-        bundle: PathBuf,
+        state: ContainerState,
         first: ProcessPlan,
         hooks: Hooks,
         shares: Vec<String>,
@@ -176,7 +178,7 @@ impl Member {
         init: Process,
     ) -> Self {
         let processes = BTreeMap::from([(INIT_PROCESS.to_owned(), init)]);
-        Self { bundle, first, hooks, shares, settings, paused: false, kills_told: 0, processes }
+        Self { state, first, hooks, shares, settings, paused: false, kills_told: 0, processes }
     }
 }
 
@@ -243,7 +245,7 @@ impl Table {
     /// What is known of a process.
     pub(super) fn look(&mut self, id: &str, process: &str) -> Result<PodProcess, PodError> {
         let member = self.member(id)?;
-        let (bundle, paused) = (member.bundle.clone(), member.paused);
+        let (bundle, paused) = (member.state.bundle.clone(), member.paused);
         let process = self.process(id, process)?;
         let status = match process.stage {
             Stage::Created => PodStatus::Created,
@@ -430,12 +432,23 @@ mod tests {
         }
     }
 
+    fn state() -> ContainerState {
+        ContainerState {
+            oci_version: "1.0.2".into(),
+            id: "c".into(),
+            status: "created",
+            pid: 1,
+            bundle: "/b".into(),
+            annotations: Default::default(),
+        }
+    }
+
     fn table() -> Table {
         let mut table = Table::default();
         table.reserve("c").unwrap();
         let init = Process::new(StdioPaths::default(), None, None);
         let hooks = Hooks::default();
-        let member = Member::new("/b".into(), plan(), hooks, Vec::new(), Settings::default(), init);
+        let member = Member::new(state(), plan(), hooks, Vec::new(), Settings::default(), init);
         table.insert("c", member);
         table
     }

@@ -71,9 +71,6 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Name of the share that is the container's root.
 pub const ROOT_SHARE: &str = "root";
 
-/// Version of the specification that the runtime's own documents are written for.
-pub(crate) const OCI_VERSION: &str = "1.2.0";
-
 /// A bundle whose config.json has been read.
 #[derive(Debug)]
 pub struct Bundle {
