@@ -83,7 +83,7 @@ impl Pod {
         let id = ContainerId::new(&container.id).map_err(SandboxError::Id)?;
         let parts = Parts::find(&options.config).map_err(SandboxError::Config)?;
         let (plan, role) = plan_first(&options, &container)?;
-        let opened = container.stdio.open()?;
+        let opened = container.stdio.open(plan.container.console_size())?;
         let network = plan.network.clone();
         let has_own_network = plan.container.has_own_network();
         let share_plans = plan.shares.clone();
@@ -182,7 +182,7 @@ impl Pod {
         )?;
         plan.notes.tell();
         drop(bundle);
-        let opened = container.stdio.open()?;
+        let opened = container.stdio.open(plan.container.console_size())?;
         plan.container.set_terminal(container.stdio.terminal);
         put_shared_memory(&mut plan);
         let hook_state = ContainerState {

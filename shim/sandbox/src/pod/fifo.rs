@@ -60,11 +60,11 @@ enum Sink {
 }
 
 impl StdioPaths {
-    /// Opens them.
+    /// Opens them; `size` is the terminal's first one.
     ///
     /// # Errors
     /// [`PodError::Stream`].
-    pub(super) fn open(&self) -> Result<Opened, PodError> {
+    pub(super) fn open(&self, size: Option<WindowSize>) -> Result<Opened, PodError> {
         let input = match self.stdin.as_str() {
             "" => None,
             path => Some(open_input(Path::new(path))?),
@@ -75,7 +75,11 @@ impl StdioPaths {
         let stdout = sink("standard output", &self.stdout)?;
         if self.terminal {
             let outputs = vec![stdout.unwrap_or(Sink::Nothing)];
-            return Ok(Opened { wanted: Wanted::Terminal(WindowSize::default()), input, outputs });
+            return Ok(Opened {
+                wanted: Wanted::Terminal(size.unwrap_or_default()),
+                input,
+                outputs,
+            });
         }
         let stderr = sink("standard error", &self.stderr)?;
         let wanted = Wanted::Streams {

@@ -131,25 +131,27 @@ impl Pod {
         stdio: StdioPaths,
     ) -> Result<(), PodError> {
         crate::container_id::ContainerId::new(process).map_err(crate::error::SandboxError::Id)?;
-        let ProcessFile { mut plan, .. } = ProcessFile::from_value(document)?;
+        let ProcessFile { mut plan, console_size, .. } = ProcessFile::from_value(document)?;
         caller_limits::complete(&mut plan.rlimits);
         let mut table = self.inner.table();
         plan.personality = table.member(container)?.first.personality;
-        let event = table.add(container, process, Process::new(stdio, Some(plan), None))?;
+        let mut new = Process::new(stdio, Some(plan), None);
+        new.console_size = console_size;
+        let event = table.add(container, process, new)?;
         self.inner.tell([event]);
         Ok(())
     }
 
     async fn start_added(&self, container: &str, process: &str) -> Result<(), PodError> {
-        let (stdio, plan) = {
+        let (stdio, plan, size) = {
             let mut table = self.inner.table();
             let known = table.process(container, process)?;
-            (known.stdio.clone(), known.plan.clone())
+            (known.stdio.clone(), known.plan.clone(), known.console_size)
         };
         let Some(mut plan) = plan else {
             return Err(PodError::NotFound { what: "process", id: process.to_owned() });
         };
-        let opened = stdio.open()?;
+        let opened = stdio.open(size)?;
         let mut sockets =
             Sockets::open(opened.wanted(), self.ports()?).map_err(PodError::Sockets)?;
         plan.stdio = sockets.plan();

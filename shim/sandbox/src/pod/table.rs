@@ -6,7 +6,7 @@ use super::fifo::{Carried, StdioPaths};
 use crate::hooks::ContainerState;
 use crate::limits_change::Settings;
 use crate::spec::Hooks;
-use agent_protocol::{INIT_PROCESS, ProcessPlan};
+use agent_protocol::{INIT_PROCESS, ProcessPlan, WindowSize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -132,6 +132,8 @@ pub(super) struct Process {
     pub(super) stdio: StdioPaths,
     /// What is to be executed, for one that was added.
     pub(super) plan: Option<ProcessPlan>,
+    /// First size of its terminal, for one that was added.
+    pub(super) console_size: Option<WindowSize>,
     pub(super) carried: Option<Carried>,
     /// Its output is being written.
     pub(super) draining: Option<JoinHandle<()>>,
@@ -144,7 +146,16 @@ impl Process {
         carried: Option<Carried>,
     ) -> Self {
         let (exit, _) = watch::channel(None);
-        Self { stage: Stage::Created, exit, early: None, stdio, plan, carried, draining: None }
+        Self {
+            stage: Stage::Created,
+            exit,
+            early: None,
+            stdio,
+            plan,
+            console_size: None,
+            carried,
+            draining: None,
+        }
     }
 
     fn ended(&self) -> bool {
