@@ -381,7 +381,9 @@ fn failed(error: PodError) -> ttrpc::Error {
         PodError::Exists { .. } => Code::ALREADY_EXISTS,
         PodError::WrongState { .. } => Code::FAILED_PRECONDITION,
         PodError::TooMany { .. } => Code::RESOURCE_EXHAUSTED,
-        PodError::WrongPod { .. } | PodError::Stream { .. } => Code::INVALID_ARGUMENT,
+        PodError::WrongPod { .. } | PodError::Stream { .. } | PodError::Limit { .. } => {
+            Code::INVALID_ARGUMENT
+        }
         PodError::Sandbox(SandboxError::Spec(_) | SandboxError::Id(_)) => Code::INVALID_ARGUMENT,
         other => match other.kind() {
             ErrorKind::Deadline => Code::DEADLINE_EXCEEDED,

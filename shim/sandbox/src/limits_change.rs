@@ -86,7 +86,7 @@ pub(crate) struct Change {
 }
 
 /// What an update means in the guest, for a container with these limits.
-pub(crate) fn in_guest(update: ResourceUpdate, settings: &Settings) -> Vec<FileWrite> {
+fn in_guest(update: ResourceUpdate, settings: &Settings) -> Vec<FileWrite> {
     let ResourceUpdate { settings: mut guest, cpu_period, .. } = update;
     let (known_quota, known_period) = settings.cpu_max();
     for setting in guest.iter_mut().filter(|setting| setting.path == "cpu.max") {

@@ -113,7 +113,7 @@ impl Pod {
         if let (Some(figurehead), Some(view)) = (figurehead, view) {
             figurehead.show(view);
         }
-        let deadline = ready.guest.deadline;
+        let (deadline, size) = (ready.guest.deadline, ready.guest.size);
         let mut guest = ready.guest;
         guest.state.set_status(Status::Running).map_err(SandboxError::Store)?;
         let carried = opened.carry(ends)?;
@@ -136,6 +136,7 @@ impl Pod {
                 client,
                 machine,
                 deadline,
+                size,
                 table: Mutex::new(table),
                 shares: Mutex::new(shares),
                 next_port: AtomicU32::new(FIRST_STREAM_PORT.saturating_add(PORTS)),
@@ -182,6 +183,10 @@ impl Pod {
         )?;
         plan.notes.tell();
         drop(bundle);
+        super::operations::check_host_limits(&container.id, &plan.host_limits)?;
+        if plan.vm.host_cpus.is_some() {
+            tracing::warn!("{}: cpu.cpus is the whole machine's, and stays as it is", container.id);
+        }
         let opened = container.stdio.open(plan.container.console_size())?;
         plan.container.set_terminal(container.stdio.terminal);
         put_shared_memory(&mut plan);

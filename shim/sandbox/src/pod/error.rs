@@ -61,6 +61,14 @@ pub enum PodError {
         /// How many.
         most: usize,
     },
+    /// A limit cannot be fulfilled.
+    #[error("container \"{id}\": {problem}")]
+    Limit {
+        /// Its id.
+        id: String,
+        /// Which one, and what to do.
+        problem: String,
+    },
     /// A stream cannot be used.
     #[error("{stream}: {path:?} cannot be used: {problem}")]
     Stream {

@@ -19,6 +19,7 @@ pub use error::PodError;
 pub use fifo::StdioPaths;
 pub use table::{PodEvent, PodExit, PodProcess, PodStatus};
 
+use crate::limits_change::MachineSize;
 use crate::spec::Membership;
 use agent_client::Client;
 use machine::Machine;
@@ -44,6 +45,8 @@ struct Inner {
     client: Client,
     machine: Machine,
     deadline: Duration,
+    /// Size of the machine, which it keeps.
+    size: MachineSize,
     table: Mutex<Table>,
     shares: Mutex<Shares>,
     next_port: AtomicU32,

@@ -7,9 +7,9 @@ use super::table::{PodEvent, PodExit, PodProcess, PodStatus, Process};
 use crate::caller_limits;
 use crate::error_kind::ErrorKind;
 use crate::hooks::{self, ContainerState};
-use crate::limits_change;
+use crate::limits_change::{self, ChangeError};
 use crate::run::run_after_stop;
-use crate::spec::{ProcessFile, ResourceUpdate};
+use crate::spec::{HostLimit, ProcessFile, ResourceUpdate};
 use crate::streams::Sockets;
 use agent_client::ClientError;
 use agent_protocol::{
@@ -308,10 +308,23 @@ impl Pod {
     /// [`PodError`].
     pub async fn update(&self, container: &str, document: &Value) -> Result<(), PodError> {
         let update = ResourceUpdate::from_value(document)?;
-        let settings = {
+        check_host_limits(container, &update.host)?;
+        let limit = |problem| PodError::Limit { id: container.to_owned(), problem };
+        let change = {
             let mut table = self.inner.table();
-            limits_change::in_guest(update, &table.member(container)?.settings)
+            limits_change::plan(update, self.inner.size, &table.member(container)?.settings)
         };
+        let change = change.map_err(|error| limit(crate::text::chain(&error)))?;
+        if change.cpus.is_some() {
+            tracing::warn!("{container}: cpu.cpus is the whole machine's, and stays as it is");
+        }
+        if let Some(bytes) = change.most_in_use {
+            let usage = self.statistics(container).await?.memory.usage;
+            if usage > bytes {
+                return Err(limit(ChangeError::InUse { bytes, usage }.to_string()));
+            }
+        }
+        let settings = change.guest;
         if settings.is_empty() {
             return Ok(());
         }
@@ -387,5 +400,32 @@ impl Pod {
     /// Ends the machine and all that is in it, and returns when nothing is left of it.
     pub async fn end(&self) {
         self.inner.machine.stop().await;
+    }
+}
+
+/// Limits that hold for nothing in the guest: the machine of a pod is one for all of its containers.
+pub(super) fn check_host_limits(container: &str, limits: &[HostLimit]) -> Result<(), PodError> {
+    let Some(HostLimit { value, asked_by, .. }) = limits.first() else { return Ok(()) };
+    let problem = format!(
+        "{asked_by} is {value}: it is a limit of the whole machine, which has its limits when it is \
+         made; remove it, or give it to the first container"
+    );
+    Err(PodError::Limit { id: container.to_owned(), problem })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_the_machine_is_refused_by_its_name() {
+        check_host_limits("c", &[]).unwrap();
+        let limit = HostLimit {
+            files: vec!["io.weight".to_owned()],
+            value: "500".to_owned(),
+            asked_by: "linux.resources.blockIO.weight".to_owned(),
+        };
+        let message = check_host_limits("c", &[limit]).unwrap_err().to_string();
+        assert!(message.contains("blockIO.weight is 500"), "{message}");
     }
 }
