@@ -251,12 +251,15 @@ fn a_pod_is_one_machine() {
     let vmms = host::processes().into_iter().filter(|process| process.name == "ringfence-vmm");
     assert_eq!(vmms.count(), 1);
     // Each sees its own processes, and the same names.
-    let seen = |id: &str| {
-        let outcome = exec(id, "look", "readlink /proc/self/ns/uts; ps -o args | grep -c sleep");
+    let seen = |id: &str, kind: &str| {
+        let outcome = exec(id, kind, &format!("readlink /proc/self/ns/{kind}"));
         outcome.expect_code(0);
         outcome.out().to_owned()
     };
-    assert_eq!(seen("one"), seen("two"));
+    for kind in ["uts", "ipc", "net"] {
+        assert_eq!(seen("one", kind), seen("two", kind));
+    }
+    assert_ne!(seen("one", "pid"), seen("two", "pid"));
 
     // One ends and is made anew, and the others go on.
     for _ in 0..3 {
