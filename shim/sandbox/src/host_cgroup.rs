@@ -456,7 +456,9 @@ fn make(path: &Path) -> io::Result<()> {
         let there = read(&directory.join("cgroup.controllers")).unwrap_or_default();
         let enabled = read(&directory.join("cgroup.subtree_control")).unwrap_or_default();
         let has = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
-        let wanted = CONTROLLERS.iter().filter(|name| has(&there, name) && !has(&enabled, name));
+        // All that there are, as runc: who looks into the container's cgroup finds what it expects.
+        let names = there.split_ascii_whitespace();
+        let wanted = names.filter(|name| !has(&enabled, name));
         let wanted: Vec<String> = wanted.map(|name| format!("+{name}")).collect();
         let control = directory.join("cgroup.subtree_control");
         // Each write waits for the whole host; all at once is one. If that is refused, one by one,
