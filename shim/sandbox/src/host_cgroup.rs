@@ -333,6 +333,8 @@ impl HostCgroup {
             );
             return Ok(());
         };
+        let converted = (files.len() > 1 && file.ends_with("io.weight")).then(|| io_weight(value));
+        let value = converted.as_ref().unwrap_or(value);
         let failed = |source| CgroupError::Limit {
             property: asked_by.clone(),
             value: value.clone(),
@@ -416,6 +418,16 @@ impl Undo {
             }
         }
     }
+}
+
+/// A weight of the BFQ scheduler, 10 to 1000 and perhaps behind a device, in the scale of the io
+/// controller, 1 to 10000: as runc and crun write it where BFQ is not there.
+fn io_weight(value: &str) -> String {
+    let (device, weight) =
+        value.rsplit_once(' ').map_or(("", value), |(left, right)| (left, right));
+    let Ok(weight) = weight.parse::<u64>() else { return value.to_owned() };
+    let weight = 1 + weight.saturating_sub(10).saturating_mul(9999) / 990;
+    if device.is_empty() { weight.to_string() } else { format!("{device} {weight}") }
 }
 
 /// What undoes writing `value` to a file that has had this text: for a file with a line for each
@@ -600,6 +612,9 @@ mod tests {
         let undo =
             |name: &str, value: &str, before: &str| before_of(Path::new(name), value, before);
         assert_eq!(undo("memory.max", "5", "max\n"), "max");
+        assert_eq!(io_weight("10"), "1");
+        assert_eq!(io_weight("750"), "7475");
+        assert_eq!(io_weight("8:0 1000"), "8:0 10000");
         assert_eq!(undo("io.weight", "500", "default 100\n8:0 50\n"), "default 100");
         assert_eq!(undo("io.weight", "8:0 500", "default 100\n8:0 50\n"), "8:0 50");
         assert_eq!(undo("io.weight", "8:16 500", "default 100\n8:0 50\n"), "8:16 default");
