@@ -25,6 +25,7 @@ mod linux;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod newer_calls;
 mod pod;
 mod process;
 mod resources;
