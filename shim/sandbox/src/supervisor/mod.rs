@@ -15,7 +15,7 @@ use crate::error_kind::ErrorKind;
 use crate::hooks::{self, ContainerState, HookError};
 use crate::host_cgroup::HostCgroup;
 use crate::limits_change::{LimitsChange, next_change};
-use crate::network::NetworkRecord;
+use crate::network::{HostNetwork, NetworkRecord};
 use crate::policy::{self, Operation, SignalAction, Situation};
 use crate::processes::Processes;
 use crate::refusal::signal_answer;
@@ -25,6 +25,7 @@ use crate::stdio::{Relays, Streams};
 use crate::store::{End, StateDir, Status, StoreError};
 use crate::terminal::{HostTerminal, RawMode};
 use crate::timeline::{Moment, Timeline};
+use crate::user_network::Passt;
 use crate::vm_process::VmError;
 use agent_client::{ClientError, Started};
 use agent_protocol::{Event, ExitStatus, INIT_PROCESS};
@@ -250,6 +251,15 @@ impl Supervisor {
                     let console = self.guest.state.last_words();
                     return Err(SandboxError::VmDied { end, console });
                 }
+                gone = HostNetwork::interface_gone(&mut self.guest.network) => {
+                    self.guest.unplug(gone).await;
+                }
+                status = passt_ended(&mut self.guest.passt) => {
+                    self.guest.passt = None;
+                    tracing::warn!(
+                        "passt has ended, and with it the container's network: {status}"
+                    );
+                }
                 done = next_step(&mut self.start) => self.on_step(done, timeline).await?,
                 signal = signals.next() => {
                     let signal = signal.map_err(SandboxError::Events)?;
@@ -397,6 +407,17 @@ impl Supervisor {
             Starter::Parent(handover) => handover.failed(error.kind(), message),
             Starter::Foreground { .. } => {}
         }
+    }
+}
+
+/// How the program that is the container's network has ended.
+async fn passt_ended(passt: &mut Option<Passt>) -> String {
+    match passt {
+        Some(passt) => match passt.ended().await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        },
+        None => std::future::pending().await,
     }
 }
 
