@@ -191,7 +191,9 @@ impl Server<'_> {
             return Err(wrong_state(format_args!("process {id:?} exists in {container:?}")));
         }
         let (_, init) = self.process(container, INIT_PROCESS)?;
-        if init.stage != Stage::Running || init.end.is_some() {
+        // As soon as it has its namespaces, and waits for its start there.
+        let ready = matches!(init.stage, Stage::Created | Stage::Running);
+        if !ready || init.end.is_some() {
             return Err(wrong_state(format_args!("container {container:?} is not running")));
         }
         let known = self.container(container)?;

@@ -73,7 +73,7 @@ pub(crate) fn configure<'f>(
         version: vmm_api::VERSION,
         name: name.to_owned(),
         memory_mib: plan.memory_mib,
-        walls: WallsConfig { policy: plan.walls, user },
+        walls: WallsConfig { policy: plan.walls, user, core_scheduling: host.core_scheduling },
         vcpus: plan.vcpus,
         kvm: slots.add(&files.kvm),
         boot: BootConfig {
@@ -84,6 +84,7 @@ pub(crate) fn configure<'f>(
         console: ConsoleConfig {
             log: slots.add(&files.console),
             max_bytes: host.console_log_bytes,
+            rate: plan.console_rate.0,
         },
         vsock: Some(VsockConfig { guest_cid: GUEST_CID }),
         fs: Some(FsConfig {
@@ -155,6 +156,7 @@ pub(crate) fn command_line(plan: &VmPlan, host: &HostConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console_rate::ConsoleRate;
     use std::os::fd::AsRawFd;
     use vmm_api::{CachePolicy, ShareKind};
 
@@ -207,6 +209,7 @@ mod tests {
             initrd: None,
             parameters: vec!["bundle=1".into()],
             host_cpus: None,
+            console_rate: ConsoleRate::default(),
             network: NetworkSettings::default(),
             walls: vmm_api::WallPolicy::Strict,
         };
