@@ -25,7 +25,6 @@ use crate::stdio::{Relays, Streams};
 use crate::store::{End, StateDir, Status, StoreError};
 use crate::terminal::{HostTerminal, RawMode};
 use crate::timeline::{Moment, Timeline};
-use crate::user_network::Passt;
 use crate::vm_process::VmError;
 use agent_client::{ClientError, Started};
 use agent_protocol::{Event, ExitStatus, INIT_PROCESS};
@@ -254,12 +253,7 @@ impl Supervisor {
                 gone = HostNetwork::interface_gone(&mut self.guest.network) => {
                     self.guest.unplug(gone).await;
                 }
-                status = passt_ended(&mut self.guest.passt) => {
-                    self.guest.passt = None;
-                    tracing::warn!(
-                        "passt has ended, and with it the container's network: {status}"
-                    );
-                }
+                () = crate::user_network::Passt::gone(&mut self.guest.passt) => {}
                 done = next_step(&mut self.start) => self.on_step(done, timeline).await?,
                 signal = signals.next() => {
                     let signal = signal.map_err(SandboxError::Events)?;
@@ -407,17 +401,6 @@ impl Supervisor {
             Starter::Parent(handover) => handover.failed(error.kind(), message),
             Starter::Foreground { .. } => {}
         }
-    }
-}
-
-/// How the program that is the container's network has ended.
-async fn passt_ended(passt: &mut Option<Passt>) -> String {
-    match passt {
-        Some(passt) => match passt.ended().await {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        },
-        None => std::future::pending().await,
     }
 }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
@@ -71,9 +71,16 @@ impl Passt {
         }
     }
 
-    /// Waits for its end, which is not to come before the machine's.
-    pub(crate) async fn ended(&mut self) -> io::Result<ExitStatus> {
-        self.process.wait().await
+    /// Waits for its end, which is not to come before the machine's, and tells of it. For ever, if there
+    /// is none.
+    pub(crate) async fn gone(passt: &mut Option<Self>) {
+        let Some(Self { process }) = passt else { return std::future::pending().await };
+        let how = match process.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        *passt = None;
+        tracing::warn!("passt has ended, and with it the container's network: {how}");
     }
 }
 
