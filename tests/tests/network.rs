@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use integration_tests::detached::{Detached, reap_strays};
+use integration_tests::engine::networks;
 use integration_tests::{Bundle, Invocation, Lab, Root, Runtime, host};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 /// How long killed processes may take to be gone.
 const GONE: Duration = Duration::from_secs(60);
+
+/// On the host's loopback address.
+const PORT: u16 = 47_020;
 
 const HOST: &str = "10.99.0.1";
 const HOST_6: &str = "fd99::1";
@@ -163,11 +167,26 @@ fn what_a_killed_supervisor_has_left_in_a_namespace_goes_with_its_container() {
     container.delete_by_force();
     assert_eq!(namespace.shown(), before);
     // Its machine has become this process's child.
-    let until = Instant::now() + GONE;
-    while !host::processes().is_empty() && Instant::now() < until {
-        reap_strays();
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until_nobody_is_left();
+    drop(namespace);
+    lab.expect_nothing_left();
+}
+
+#[test]
+fn an_interface_that_goes_takes_the_guests_link_down() {
+    let lab = enter();
+    let namespace = Namespace::new(&lab);
+    let script = "echo up; while grep -q 1 /sys/class/net/eth0/carrier; do sleep 0.1; done; \
+                  echo down; exec sleep 600";
+    let bundle = lab.bundle(Root::Shared("busybox")).script(script);
+    let container = Detached::create(&lab, Runtime::Ringfence, &namespace.given_to(bundle));
+    container.expect(&["start"], &[]);
+    container.wait_for_stdout("up\n");
+    // Its peer is removed, and it with that.
+    ip(&["link", "del", "rftest0"]);
+    container.wait_for_stdout("up\ndown\n");
+    assert!(container.text("stderr").contains("the interface eth0 of the network namespace"));
+    container.delete_by_force();
     drop(namespace);
     lab.expect_nothing_left();
 }
@@ -183,4 +202,108 @@ fn the_hosts_network_is_refused() {
         outcome.expect_code(125).expect_error(problem).expect_error(path);
     }
     lab.expect_nothing_left();
+}
+
+/// Runs with another `/etc/resolv.conf` on the host.
+fn resolving_by(lab: &Lab, server: &str, invocation: Invocation) -> Invocation {
+    let file = lab.scratch().join("resolv.conf");
+    std::fs::write(&file, format!("nameserver {server}\n")).expect("it is the test's");
+    let script = "[ -e /etc/resolv.conf ] || : >/etc/resolv.conf; \
+                  mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    let file = file.display().to_string();
+    let slave = ["unshare", "--mount", "--propagation", "slave", "/bin/sh", "-c", script, &file];
+    invocation.through(&slave)
+}
+
+fn checksum(bytes: Vec<u8>) -> String {
+    let outcome = Invocation::new("md5sum").stdin(bytes).run();
+    outcome.expect_code(0);
+    outcome.out().to_owned()
+}
+
+#[test]
+fn passt_is_the_network_of_who_has_none() {
+    let lab = enter();
+    // An address of the host that is not its loopback device's, and a way out by IPv6.
+    let host = Namespace::new(&lab);
+    ip(&["-6", "route", "add", "default", "via", "fd99::2", "dev", "rftest0"]);
+    networks::answer_names(HOST.parse().expect("an address"), [192, 0, 2, 77].into());
+    let (four, six, own) = (serve(HOST), serve(HOST_6), serve("127.0.0.1"));
+    let script = format!(
+        "ip -o addr show dev eth0 | grep -v -e link/ -e fe80 | awk '{{ print $2, $4 }}'; ip route; \
+         cat /sys/class/net/eth0/mtu /etc/resolv.conf; \
+         nslookup -type=a other.example | grep -o 192.0.2.77; \
+         wget -T 60 -q -O - http://{HOST}:{four}/ | md5sum; \
+         wget -T 60 -q -O - 'http://[{HOST_6}]:{six}/' | md5sum; \
+         wget -T 3 -q -O - http://192.0.2.1:{own}/ 2>/dev/null | wc -c; exit 3"
+    );
+    let bundle = lab.bundle(Root::Shared("busybox")).script(&script);
+    let run = lab.runtime(Runtime::Ringfence, &bundle, &["--net", "passt"]);
+    let outcome = resolving_by(&lab, HOST, run).run();
+    outcome.expect_code(3);
+    let sum = checksum(noise());
+    let expected = format!(
+        "eth0 192.0.2.15/24\neth0 fd72:696e:6766::f/64\ndefault via 192.0.2.1 dev eth0 \n\
+         192.0.2.0/24 dev eth0 scope link  src 192.0.2.15 \n65520\nnameserver 192.0.2.53\n192.0.2.77\n\
+         {sum}{sum}0\n"
+    );
+    assert_eq!(outcome.out(), expected, "{outcome}");
+
+    // What cannot be is refused, and leaves nothing.
+    let refused = |options: &[&str], bundle: &Bundle, problem: &str| {
+        let outcome = lab.runtime(Runtime::Ringfence, bundle, options).run();
+        outcome.expect_code(125).expect_error(problem);
+    };
+    let taken = format!("127.0.0.1:{own}:80");
+    refused(&["--net", "passt", "--publish", &taken], &bundle, "passt ended at its start");
+    refused(&["--net", "none", "--publish", &taken], &bundle, "--publish without --net passt");
+    let path = lab.directory("path");
+    let found = Invocation::new("which").arg("ringfence").run();
+    std::os::unix::fs::symlink(found.out().trim_end(), path.join("ringfence")).expect("a link");
+    let run = lab.runtime(Runtime::Ringfence, &bundle, &["--net", "passt"]);
+    run.env("PATH", &path).run().expect_code(125).expect_error("package is called passt");
+    let bundle = host.given_to(lab.bundle(Root::Shared("busybox")));
+    refused(&["--net", "passt"], &bundle, "leave one of them out");
+    drop(host);
+    lab.expect_nothing_left();
+}
+
+#[test]
+fn passt_leads_ports_of_the_host_to_the_container_and_ends_with_it() {
+    let lab = enter();
+    let echo = lab.compile("echo", include_str!("../guest/echo.c"));
+    let bundle = lab.bundle(Root::Shared("busybox")).script("exec /echo").edit(|config| {
+        let mounts = config["mounts"].as_array_mut().expect("a list");
+        mounts.push(json!({
+            "destination": "/echo", "type": "bind", "source": echo, "options": ["rbind", "ro"],
+        }));
+    });
+    let published = format!("127.0.0.1:{PORT}:{}", networks::ECHO_PORT);
+    let datagrams = format!("{published}/udp");
+    let options = ["--net", "passt", "--publish", &published, "--publish", &datagrams];
+    let leave = || {
+        let words = [&["run", "--detach"], &options[..]].concat();
+        let container = Detached::leave(&lab, Runtime::Ringfence, &bundle, &words);
+        container.wait_for_stdout("up\n");
+        networks::published(PORT);
+        container
+    };
+    let is_passt = |process: &host::Process| process.name.starts_with("passt");
+    let container = leave();
+    assert_eq!(host::processes().iter().filter(|process| is_passt(process)).count(), 1);
+    container.delete_by_force();
+    // It ends with its machine, whoever is killed.
+    let container = leave();
+    kill_process(container.pid(), Signal::KILL).unwrap();
+    container.delete_by_force();
+    wait_until_nobody_is_left();
+    lab.expect_nothing_left();
+}
+
+fn wait_until_nobody_is_left() {
+    let until = Instant::now() + GONE;
+    while !host::processes().is_empty() && Instant::now() < until {
+        reap_strays();
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

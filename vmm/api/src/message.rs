@@ -42,6 +42,11 @@ pub enum Request {
         /// Name of the share.
         name: String,
     },
+    /// What the network with this number was connected to is gone: the guest finds its link down.
+    UnplugNet {
+        /// Its place in the configuration, from 0.
+        index: u8,
+    },
     /// Stop all virtual CPUs; devices keep their state.
     Pause,
     /// Continue after [`Request::Pause`].

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use vmm_api::{
     BalloonConfig, CachePolicy, DiskConfig, FdSlot, FsConfig, LockPolicy, MIN_MTU, MachineConfig,
-    NetConfig, RateLimit, ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig, WallsConfig,
+    NetBackend, NetConfig, RateLimit, ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig,
+    WallsConfig,
 };
 
 /// Bytes of a sandbox's name: what fits in a log line.
@@ -246,11 +247,20 @@ pub struct DiskSpec {
     pub rate_limit: Option<RateLimit>,
 }
 
+/// The other end of a network.
+#[derive(Debug)]
+pub enum NetBackendSpec {
+    /// A tap.
+    Tap(OwnedFd),
+    /// A stream socket.
+    Stream(OwnedFd),
+}
+
 /// A network.
 #[derive(Debug)]
 pub struct NetSpec {
-    /// The tap.
-    pub tap: OwnedFd,
+    /// Where frames go and come from.
+    pub backend: NetBackendSpec,
     /// The guest's address.
     pub mac: [u8; 6],
     /// Bytes of the largest packet.
@@ -389,7 +399,7 @@ impl DiskSpec {
 
 impl NetSpec {
     fn new(config: NetConfig, fds: &mut Fds) -> Result<Self, SpecError> {
-        let NetConfig { tap, mac, mtu, sources, metadata, sent, received } = config;
+        let NetConfig { backend, mac, mtu, sources, metadata, sent, received } = config;
         // The lowest bit of the first byte is that of a group (IEEE 802).
         if mac == [0; 6] || mac.first().is_none_or(|first| first & 1 != 0) {
             return Err(SpecError::Mac { mac });
@@ -399,8 +409,13 @@ impl NetSpec {
         }
         check_rate(sent)?;
         check_rate(received)?;
-        let tap = fds.take("the tap of a network", tap)?;
-        Ok(Self { tap, mac, mtu, sources, metadata, sent, received })
+        let backend = match backend {
+            NetBackend::Tap(slot) => NetBackendSpec::Tap(fds.take("the tap of a network", slot)?),
+            NetBackend::Stream(slot) => {
+                NetBackendSpec::Stream(fds.take("the stream of a network", slot)?)
+            }
+        };
+        Ok(Self { backend, mac, mtu, sources, metadata, sent, received })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::names::HOST_PORTS;
 use super::scan::Found;
-use super::{Interface, NetworkError, tap};
+use super::{Interface, InterfaceBackend, NetworkError, tap};
 use rtnetlink::packet_route::tc::{
     TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption,
     TcActionType, TcFilterU32Option, TcHandle, TcMirror, TcMirrorActionType, TcU32Key,
@@ -84,7 +84,7 @@ pub(super) async fn join(
         leave(handle, &[index]).await;
         return Err(error);
     }
-    Ok(Interface { tap, plan, sources })
+    Ok(Interface { backend: InterfaceBackend::Tap(tap), plan, sources })
 }
 
 /// A filter by which the guest and the host's own stack both see everything: who has which address on

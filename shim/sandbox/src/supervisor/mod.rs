@@ -15,7 +15,7 @@ use crate::error_kind::ErrorKind;
 use crate::hooks::{self, ContainerState, HookError};
 use crate::host_cgroup::HostCgroup;
 use crate::limits_change::{LimitsChange, next_change};
-use crate::network::NetworkRecord;
+use crate::network::{HostNetwork, NetworkRecord};
 use crate::policy::{self, Operation, SignalAction, Situation};
 use crate::processes::Processes;
 use crate::refusal::signal_answer;
@@ -250,6 +250,10 @@ impl Supervisor {
                     let console = self.guest.state.last_words();
                     return Err(SandboxError::VmDied { end, console });
                 }
+                gone = HostNetwork::interface_gone(&mut self.guest.network) => {
+                    self.guest.unplug(gone).await;
+                }
+                () = crate::user_network::Passt::gone(&mut self.guest.passt) => {}
                 done = next_step(&mut self.start) => self.on_step(done, timeline).await?,
                 signal = signals.next() => {
                     let signal = signal.map_err(SandboxError::Events)?;
