@@ -1,9 +1,19 @@
 //! What an agent can say, byte by byte: frames of postcard, as `guest-agent/protocol/schema` has them.
 
+use integration_tests::initrd::installed;
+
 /// The first port of a container's streams.
 const FIRST_STREAM: u32 = 1 << 20;
-/// The version that an honest agent speaks.
-pub(crate) const VERSION: u64 = 4;
+/// Before the version in an agent's program.
+const MARK: &[u8] = b"ringfence-agent protocol ";
+
+/// The version that the installed agent speaks.
+pub(crate) fn version() -> u64 {
+    let agent = std::fs::read(installed("initrd.cpio")).unwrap();
+    let at = agent.windows(MARK.len()).position(|bytes| bytes == MARK).expect("it has its mark");
+    let digits = agent[at + MARK.len()..].iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
+}
 
 /// The ids of the host's first requests; it counts.
 pub(crate) const CONFIGURE: u64 = 0;
@@ -24,7 +34,7 @@ impl Script {
 
     /// An agent that has said a true hello.
     pub(crate) fn hello() -> Self {
-        Self::default().say(&frame(&hello(VERSION, "6.12.1")))
+        Self::default().say(&frame(&hello(version(), "6.12.1")))
     }
 
     /// An agent that has been configured.

@@ -11,8 +11,8 @@ use integration_tests::initrd::{bundle_with, cpio};
 use integration_tests::{Bundle, Invocation, Lab, Outcome, Output, Root};
 
 use lies::{
-    CONFIGURE, CREATE, DONE, NEXT, START, Script, VERSION, exited, failed, frame, hello,
-    out_of_memory, processes_out_of_order, reply,
+    CONFIGURE, CREATE, DONE, NEXT, START, Script, exited, failed, frame, hello, out_of_memory,
+    processes_out_of_order, reply, version,
 };
 
 const REFUSED: i32 = 125;
@@ -107,7 +107,7 @@ fn an_honest_script_is_believed_and_an_exit_counts_once() {
 fn frames_that_are_none_end_the_connection() {
     let liars = Liars::enter();
     let unusable = "a frame from the agent is unusable";
-    let behind = [&hello(VERSION, "6"), &b"more"[..]].concat();
+    let behind = [&hello(version(), "6"), &b"more"[..]].concat();
     for bytes in [
         vec![0; 4],
         vec![0xff; 64],
@@ -126,10 +126,11 @@ fn frames_that_are_none_end_the_connection() {
 #[test]
 fn a_hello_and_replies_that_nobody_asked_for_are_refused() {
     let liars = Liars::enter();
+    let other = format!("speaks version {}", version() + 1);
     for (script, reason) in [
         (Script::default().say(&frame(&reply(CONFIGURE, &DONE))), "first frame is not Hello"),
-        (Script::default().say(&frame(&hello(VERSION + 1, "6"))), "speaks version 5"),
-        (Script::hello().say(&frame(&hello(VERSION, "6"))), "said Hello twice"),
+        (Script::default().say(&frame(&hello(version() + 1, "6"))), &*other),
+        (Script::hello().say(&frame(&hello(version(), "6"))), "said Hello twice"),
         (Script::hello().wait(1).say(&frame(&reply(99, &DONE))), "answered request 99"),
         (Script::configured().say(&frame(&reply(CONFIGURE, &DONE))), "answered request 0"),
         // What was not asked for yet, and the answer to another question.
@@ -171,7 +172,7 @@ fn texts_of_an_agent_are_shown_as_texts() {
     let escapes = "\x1b]0;title\x07\x1b[2J/etc/passwd\n\u{9b}31m\u{202e}".repeat(2000);
     let message = frame(&reply(CREATE, &failed(&format!("its own words {escapes}"))));
     liars.expect(&Script::configured().wait(1).say(&message), REFUSED, "its own words");
-    let named = Script::default().say(&frame(&hello(VERSION, &escapes))).wait(1).close();
+    let named = Script::default().say(&frame(&hello(version(), &escapes))).wait(1).close();
     liars.expect(&named, PROTOCOL_BROKEN, "closed its control stream");
 }
 
