@@ -16,6 +16,7 @@ pub mod host;
 pub mod initrd;
 pub mod lab;
 pub mod report;
+pub mod repository;
 pub mod terminal;
 pub mod tree;
 
