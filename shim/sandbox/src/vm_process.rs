@@ -328,6 +328,8 @@ fn name_of(request: &Request) -> &'static str {
         Request::ConnectVsock { .. } => "ConnectVsock",
         Request::AddShare(_) => "AddShare",
         Request::RemoveShare { .. } => "RemoveShare",
+        Request::InsertDisk(_) => "InsertDisk",
+        Request::EjectDisk { .. } => "EjectDisk",
         Request::Pause => "Pause",
         Request::Resume => "Resume",
         Request::SetBalloon { .. } => "SetBalloon",

@@ -15,7 +15,7 @@ use devices::legacy::{
 use devices::memory::GuestRam;
 use devices::rate::Rate;
 use devices::virtio::balloon::{Balloon, BalloonHandle, BalloonSpec};
-use devices::virtio::blk::{Blk, BlkError, BlkSpec};
+use devices::virtio::blk::{Blk, BlkError, BlkSpec, DriveHandle, DriveSpec};
 use devices::virtio::fs::file_server::{
     self, IdMap, Limits, Server, ServerConfig, ServerError, Share,
 };
@@ -108,6 +108,8 @@ pub(super) struct Devices {
     pub(super) balloon: Option<BalloonHandle>,
     /// The server behind the file system, if there is one.
     pub(super) files: Option<Arc<Server>>,
+    /// Drives, in their order.
+    pub(super) drives: Vec<DriveHandle>,
     /// Ports.
     pub(super) ports: Arc<Bus>,
     /// Memory-mapped registers.
@@ -152,6 +154,12 @@ pub(super) fn build(
     for (index, disk) in spec.disks.into_iter().enumerate() {
         slots.add("virtio-blk", Box::new(self::disk(disk, index, hook)?))?;
     }
+    let mut drives = Vec::new();
+    for (index, limit) in spec.drives.into_iter().enumerate() {
+        let (device, handle) = drive(limit, index, hook)?;
+        slots.add("virtio-blk", Box::new(device))?;
+        drives.push(handle);
+    }
     for (index, net) in spec.nets.into_iter().enumerate() {
         slots.add("virtio-net", Box::new(self::net(net, index, hook)?))?;
     }
@@ -167,7 +175,7 @@ pub(super) fn build(
     }
     let Slots { mmio, entries, transports, .. } = slots;
     let (ports, mmio) = (Arc::new(ports), Arc::new(mmio));
-    Ok(Devices { console_bytes, vsock, balloon, files, ports, mmio, entries, transports })
+    Ok(Devices { console_bytes, vsock, balloon, files, drives, ports, mmio, entries, transports })
 }
 
 fn event_loop(
@@ -192,6 +200,18 @@ fn disk(spec: DiskSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Blk, 
         bytes: limit.bytes.map(rate),
     };
     Blk::new(spec, event_loop).map_err(DeviceError::Disk)
+}
+
+/// A drive has a thread of its own even while it is empty: when a disk comes, the process is confined.
+fn drive(
+    limit: RateLimit,
+    index: usize,
+    hook: Option<&ThreadHook>,
+) -> Result<(Blk, DriveHandle), DeviceError> {
+    let event_loop = EventLoop::new(format!("drive-{index}"), hook.cloned())
+        .map_err(|source| DeviceError::Host { device: "a drive", source })?;
+    let spec = DriveSpec { operations: limit.operations.map(rate), bytes: limit.bytes.map(rate) };
+    Ok(Blk::drive(spec, event_loop))
 }
 
 fn rate(bucket: TokenBucket) -> Rate {
