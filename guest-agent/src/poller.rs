@@ -23,6 +23,10 @@ pub(crate) enum Source {
     Local(u32),
     /// The memory events of the container with this key.
     Memory(u32),
+    /// The socket that programs ask for names.
+    Questions,
+    /// The stream to the name server.
+    Answers,
 }
 
 impl Source {
@@ -34,6 +38,8 @@ impl Source {
             Self::Socket(key) => (3, key),
             Self::Local(key) => (4, key),
             Self::Memory(key) => (5, key),
+            Self::Questions => (6, 0),
+            Self::Answers => (7, 0),
         };
         EventData::new_u64((kind << 32) | u64::from(key))
     }
@@ -48,6 +54,8 @@ impl Source {
             3 => Self::Socket(key),
             4 => Self::Local(key),
             5 => Self::Memory(key),
+            6 => Self::Questions,
+            7 => Self::Answers,
             _ => return None,
         })
     }

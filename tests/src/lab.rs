@@ -102,6 +102,12 @@ impl Lab {
         path
     }
 
+    /// One of the test roots, which is not to be changed.
+    #[must_use]
+    pub fn root(&self, name: &str) -> PathBuf {
+        self.roots.join(name)
+    }
+
     /// The unpacked source of a package.
     #[must_use]
     pub fn source(&self, name: &str) -> PathBuf {

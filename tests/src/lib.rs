@@ -15,6 +15,7 @@ pub mod engine;
 pub mod host;
 pub mod lab;
 pub mod report;
+pub mod repository;
 pub mod terminal;
 pub mod tree;
 

@@ -66,6 +66,27 @@ fn ten_thousand_files_in_a_directory_are_listed_changed_and_removed() {
 }
 
 #[test]
+fn a_hundred_thousand_files_in_a_directory_are_found() {
+    let lab = Lab::enter();
+    let share = lab.directory("share");
+    let _mount = Tmpfs::mount(&share);
+    for i in 0..100_000 {
+        File::create(share.join(format!("file-{i}"))).unwrap();
+    }
+    // Both work in the one directory, and leave it as it was.
+    let script = "echo == list; set -- *; echo $#; printf '%s\\n' \"$@\" | md5sum
+        echo == attributes; stat -c '%n %s %F' file-0 file-99999 file-7777?
+        echo == change; echo new >new; mv file-77777 moved; set -- *; echo $#; cat new moved
+        mv moved file-77777; rm new; set -- *; echo $#";
+    let bundle = bundle_on(&lab, "busybox", &share).script(script);
+    let (ringfence, crun) = lab.both(&bundle);
+    ringfence.expect_code(0);
+    println!("ringfence {:?}, crun {:?}", ringfence.duration, crun.duration);
+    compare(ringfence.out(), crun.out(), &[]);
+    assert!(crun.out().starts_with("== list\n100000\n"), "{crun}");
+}
+
+#[test]
 fn long_names_deep_paths_and_huge_files_work() {
     let lab = Lab::enter();
     let script = "

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use integration_tests::both::{both_the_same, bundle_on};
-use integration_tests::{Bundle, Invocation, Lab};
+use integration_tests::{Bundle, Invocation, Lab, repository};
 
 const SQLITE: &str = include_str!("../guest/sqlite.py");
 
@@ -66,6 +66,53 @@ fn a_database_has_several_writers_at_once() {
     let run = |share: &Path| {
         std::fs::write(share.join("sqlite.py"), SQLITE).unwrap();
         with_tools(&lab, share).args(&["/usr/bin/python3", "sqlite.py", "base"])
+    };
+    both_the_same(&lab, |_| (), run);
+}
+
+/// What a linker, make and the headers of C need, that a minimal Debian does not have.
+const PACKAGES: &[&str] = &[
+    "binutils",
+    "binutils-common",
+    "binutils-x86-64-linux-gnu",
+    "libbinutils",
+    "libc-dev-bin",
+    "libc6-dev",
+    "libcrypt-dev",
+    "libctf-nobfd0",
+    "libctf0",
+    "libgprofng0",
+    "libjansson4",
+    "libsframe1",
+    "linux-libc-dev",
+    "make",
+    "rpcsvc-proto",
+];
+
+#[test]
+fn packages_are_installed_from_a_repository() {
+    let lab = Lab::enter();
+    let packages = lab.directory("repository");
+    repository::make(&lab, "gcc", &packages, PACKAGES);
+    let script = "set -e
+        export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+        rm -rf /etc/apt/sources.list.d; echo 'deb [trusted=yes] file:/repository ./' >/etc/apt/sources.list
+        apt='apt-get -q -y -o APT::Sandbox::User=root --no-install-recommends'
+        echo == update; $apt update >/dev/null
+        echo == install; $apt install binutils libc6-dev make >log 2>&1 || { cat log; exit 1; }
+        grep -c '^Unpacking' log; grep '^Setting up' log; rm log; dpkg --audit; apt-get -q check
+        echo == use; printf '.globl _start\\n_start: mov $60, %%eax\\nmov $7, %%edi\\nsyscall\\n' >a.s
+        printf 'a: a.o\\n\\tld -o a a.o\\n' >Makefile; make -s; ./a && exit 1; echo $?; rm a* Makefile
+        echo == installed; cd /
+        find etc usr var/lib/dpkg \\( -type f -o -type l \\) -printf '%p %m %U %G %s %l\\n' |
+            LC_ALL=C sort | sha256sum
+        find usr/include -type f | LC_ALL=C sort | xargs cat | sha256sum
+        echo == remove; $apt purge make libc6-dev >/dev/null
+        $apt autoremove --purge | grep -c '^Purging'; test ! -e /usr/include/stdio.h";
+    let run = |share: &Path| {
+        let bundle = bundle_on(&lab, "debian", share).bind(&packages, "/repository", &["ro"]);
+        std::fs::create_dir(bundle.root().join("repository")).unwrap();
+        bundle.script(script)
     };
     both_the_same(&lab, |_| (), run);
 }

@@ -141,6 +141,23 @@ fn a_container_that_was_never_started_can_be_deleted() {
 }
 
 #[test]
+fn a_process_is_executed_before_the_containers_program() {
+    let lab = Lab::enter();
+    for runtime in BOTH {
+        let container = Detached::create(&lab, runtime, &shared(&lab).script("cat /tmp/early"));
+        let script = "echo early | tee /tmp/early; exit 3";
+        let outcome = container.command(&["exec"], &["/bin/sh", "-c", script]);
+        outcome.expect_code(3);
+        assert_eq!(outcome.out(), "early\n", "{runtime:?}");
+        assert_eq!(container.status(), "created", "{runtime:?}");
+        container.expect(&["start"], &[]);
+        assert_eq!(container.wait(), 0, "{runtime:?}");
+        assert_eq!(container.text("stdout"), "early\n", "{runtime:?}");
+        container.delete();
+    }
+}
+
+#[test]
 fn a_container_can_be_killed_before_its_start() {
     let lab = Lab::enter();
     for runtime in BOTH {

@@ -98,6 +98,24 @@ fn a_network_of_docker_is_the_containers() {
         networks::much(*address, 1 << 20);
     }
     talk(&docker, &addresses[0].to_string());
+    talk(&docker, name);
+    // docker's name server, which asks the host's for other names.
+    let gateway = "10.97.0.1";
+    networks::answer_names(gateway.parse().expect("an address"), [192, 0, 2, 77].into());
+    let script = format!(
+        "grep nameserver /etc/resolv.conf; for name in {name} other.example; do \
+         nslookup -type=a $name; done | grep -v -e '^$' -e answer"
+    );
+    let ask = |runtime| {
+        let asked = Engine::docker(runtime).on_network(network);
+        let outcome = asked.run(&["--rm", "--dns", gateway], &script).run();
+        outcome.expect_code(0);
+        outcome.out().to_owned()
+    };
+    let answers = ask("ringfence");
+    assert_eq!(answers, ask("runc"));
+    assert!(answers.contains("192.0.2.77") && answers.contains(&addresses[0].to_string()));
+    assert!(answers.starts_with("nameserver 127.0.0.11\n"), "{answers}");
     docker.command(&["rm", "--force", name]).expect_code(0);
     lab.expect_nothing_left();
     drop(lab);

@@ -66,6 +66,15 @@ fn processes_are_listed_as_with_crun_and_runc() {
     container.command(&["ps"], &["-o", "pid,rss"]).expect_code(125).expect_error("\"rss\"");
     container.command(&["ps"], &["aux"]).expect_code(125).expect_error("\"aux\"");
     container.delete_by_force();
+    for runtime in [Runtime::Ringfence, Runtime::Runc] {
+        let container = running(&lab, runtime, &bundle);
+        container.expect(&["kill"], &["KILL"]);
+        container.wait();
+        let outcome = container.command(&["ps"], &[]);
+        outcome.expect_code(0);
+        assert_eq!(outcome.out().lines().count(), 1, "only a header: {outcome}");
+        container.delete();
+    }
 }
 
 /// These words of a line of which the last goes on to the line's end.

@@ -320,3 +320,31 @@ fn what_forks_without_end_ends_with_its_container() {
     assert_eq!(container.wait(), 137);
     container.delete();
 }
+
+#[test]
+fn a_call_that_is_newer_than_the_filter_is_not_there() {
+    let lab = Lab::enter();
+    let bundle = lab.bundle(Root::Shared("debian")).edit(|config| {
+        let names = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"];
+        config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 71, "architectures": names,
+            "syscalls": [{ "names": CALLS_OF_PERL.split_ascii_whitespace().collect::<Vec<_>>(),
+                           "action": "SCMP_ACT_ALLOW" }],
+        });
+    });
+    // 999 is a call of no kernel, 169 is reboot(2).
+    let script = "for my $call (999, 169) { print syscall($call, 0), ' ', $!+0, \"\\n\" }";
+    let bundle = bundle.args(&["/usr/bin/perl", "-e", script]);
+    for runtime in [Runtime::Ringfence, Runtime::Runc] {
+        let outcome = lab.runtime(runtime, &bundle, &[]).run();
+        assert_eq!(outcome.expect_code(0).out(), "-1 38\n-1 71\n", "{runtime:?}");
+    }
+}
+
+/// What runc and a program of the C library's need to get there.
+const CALLS_OF_PERL: &str = "access arch_prctl brk capget capset chdir close close_range dup dup2 epoll_ctl \
+execve exit exit_group faccessat faccessat2 fcntl fstat fstatfs futex getcwd getdents64 getegid geteuid \
+getgid getgroups getpid getppid getrandom gettid getuid ioctl lseek lstat madvise mmap mprotect munmap \
+nanosleep newfstatat open openat pipe2 poll prctl pread64 prlimit64 read readlink readlinkat rseq \
+rt_sigaction rt_sigprocmask rt_sigreturn sched_yield set_robust_list set_tid_address setgid setgroups \
+setresgid setresuid setuid sigaltstack stat statfs statx sysinfo tgkill time umask uname write writev";

@@ -20,7 +20,7 @@ use vmm::timeline::now_ns;
 use vmm_api::{
     BalloonConfig, BootConfig, CHANNEL_FD, CachePolicy, Channel, ConsoleConfig, DiskConfig, FdSlot,
     FromVmm, FsConfig, LockPolicy, MachineConfig, Reply, Request, ShareConfig, ShareKind, ToVmm,
-    VERSION, VsockConfig, WallsConfig,
+    TokenBucket, VERSION, VsockConfig, WallsConfig,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -216,7 +216,11 @@ impl Options {
                 initrd: Some(FdSlot(2)),
                 cmdline: self.cmdline.clone(),
             },
-            console: ConsoleConfig { log: FdSlot(3), max_bytes: 1 << 20 },
+            console: ConsoleConfig {
+                log: FdSlot(3),
+                max_bytes: 1 << 20,
+                rate: TokenBucket { per_second: 1 << 20, burst: 1 << 20 },
+            },
             vsock: Some(VsockConfig { guest_cid: 3 }),
             fs: self.share.as_ref().map(|_| FsConfig {
                 tag: "shares".to_owned(),

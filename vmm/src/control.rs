@@ -4,7 +4,7 @@
 //! machine, one at a time, so that nothing here needs a lock.
 
 use crate::boot::entry::EntryError;
-use crate::jail::seccomp::{Filters, SeccompError};
+use crate::jail::seccomp::{Filters, Kind, SeccompError};
 use crate::jail::{self, Confinement, JailError, SharedFile, Walls, fds};
 use crate::machine::{
     self, BuildError, DeviceRequestError, InsertedSpec, Machine, MachineEvent, MachineSpec,
@@ -167,19 +167,23 @@ fn start(
     if jail == Jail::Full {
         walls = confine(&spec, shares_later).map_err(RequestError::Jail)?;
         let compiled = Arc::new(Filters::compile().map_err(RequestError::Seccomp)?);
-        hooks.device = Some(compiled.device_hook());
-        filters = Some(compiled);
+        let mut up = Walls::new(policy, walls);
+        let begun = up.needed("system call filters", compiled.begin());
+        if begun.map_err(RequestError::Seccomp)?.is_some() {
+            hooks.vcpu = Some(compiled.hook(|_| Kind::Vcpu));
+            hooks.device = Some(compiled.hook(Kind::of_device_thread));
+            filters = Some(compiled);
+        }
+        walls = up.report();
         timeline.step("jail");
     }
     let surroundings = Surroundings { proc_self_fd, hooks };
     let machine = machine::build(spec, &surroundings, timeline).map_err(RequestError::Build)?;
     let shares_are_fixed = walls.landlock.is_some() && !shares_later;
     if let Some(filters) = filters {
-        // All threads that build a machine are there, and none has run guest code.
-        let mut rest = Walls::new(policy, walls);
-        let filtered = filters.confine_process();
-        rest.needed("system call filters", filtered).map_err(RequestError::Seccomp)?;
-        walls = rest.report();
+        // All threads that a machine has are there, and none has run guest code.
+        filters.wait_for(machine.threads()).map_err(RequestError::Seccomp)?;
+        filters.confine(Kind::Control).map_err(RequestError::Seccomp)?;
         timeline.step("system call filters");
     }
     machine.resume().map_err(RequestError::State)?;

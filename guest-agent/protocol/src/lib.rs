@@ -36,8 +36,8 @@ pub use message::{
     Reply, Request,
 };
 pub use network::{
-    Address, AddressPlan, InterfacePlan, MAX_INTERFACES, MAX_NETWORK_ENTRIES, NeighbourPlan,
-    NetworkPlan, RoutePlan,
+    Address, AddressPlan, InterfacePlan, MAX_INTERFACES, MAX_NAME_MESSAGE, MAX_NAME_QUESTIONS,
+    MAX_NETWORK_ENTRIES, NameHeader, NameServerPlan, NeighbourPlan, NetworkPlan, RoutePlan,
 };
 pub use plan::{
     Capabilities, CgroupPlan, ContainerPlan, DevicePlan, DiskPlan, FileWrite, HookPlan, IdMapping,
@@ -51,17 +51,20 @@ pub use report::{
 };
 
 /// Version of the messages and of their encoding. Host and guest must agree exactly.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Stands in the agent's program, with [`VERSION`] behind it ([`AGENT_VERSION_MARK`]): so that the host
 /// can tell before a start which version an agent speaks.
 pub const AGENT_MARK: &str = "ringfence-agent protocol ";
 
 /// [`AGENT_MARK`], [`VERSION`] and a colon.
-pub const AGENT_VERSION_MARK: &str = "ringfence-agent protocol 5:";
+pub const AGENT_VERSION_MARK: &str = "ringfence-agent protocol 6:";
 
 /// vsock port on the host to which the agent connects for its control stream.
 pub const CONTROL_PORT: u32 = 1024;
+
+/// vsock port on the host for questions to an engine's name server.
+pub const NAMES_PORT: u32 = 1025;
 
 /// First vsock port on the host for standard streams; a supervisor counts up from here.
 pub const FIRST_STREAM_PORT: u32 = 1_048_576;

@@ -10,11 +10,57 @@ pub const MAX_INTERFACES: usize = 16;
 /// Addresses, routes or neighbours of one interface.
 pub const MAX_NETWORK_ENTRIES: usize = 1024;
 
+/// Bytes of a question or an answer by UDP: what resolvers offer to take (RFC 6891, section 6.2.5).
+pub const MAX_NAME_MESSAGE: usize = 4096;
+/// Questions that wait for an answer; the oldest is given up for a further one.
+pub const MAX_NAME_QUESTIONS: usize = 64;
+
 /// The interfaces of a sandbox's root network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkPlan {
     /// In the host's order.
     pub interfaces: Vec<InterfacePlan>,
+    /// A name server that the engine has at a loopback address of the host's namespace.
+    pub name_server: Option<NameServerPlan>,
+}
+
+/// A name server of the host's namespace that is to be found at its address in the guest, too: what
+/// programs send to port 53 of it goes to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameServerPlan {
+    /// An address of 127.0.0.0/8.
+    pub address: [u8; 4],
+    /// Port of the host, for one connection that carries questions and answers: each a
+    /// [`NameHeader`] and so many bytes.
+    pub port: u32,
+}
+
+/// What stands before a question on its way to the host, and before its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameHeader {
+    /// Of the question; its answer has the same.
+    pub number: u16,
+    /// Bytes of the message, at most [`MAX_NAME_MESSAGE`].
+    pub length: u16,
+}
+
+impl NameHeader {
+    /// Bytes of a header.
+    pub const BYTES: usize = 4;
+
+    /// Two numbers, little-endian.
+    #[must_use]
+    pub fn bytes(self) -> [u8; Self::BYTES] {
+        let ([n0, n1], [l0, l1]) = (self.number.to_le_bytes(), self.length.to_le_bytes());
+        [n0, n1, l0, l1]
+    }
+
+    /// `None` if what it announces is too long.
+    #[must_use]
+    pub fn read([n0, n1, l0, l1]: [u8; Self::BYTES]) -> Option<Self> {
+        let (number, length) = (u16::from_le_bytes([n0, n1]), u16::from_le_bytes([l0, l1]));
+        (usize::from(length) <= MAX_NAME_MESSAGE).then_some(Self { number, length })
+    }
 }
 
 /// One interface.
@@ -86,4 +132,17 @@ pub struct NeighbourPlan {
     pub address: Address,
     /// Its hardware address.
     pub mac: [u8; 6],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_what_it_was_and_bounded() {
+        let header = NameHeader { number: 0x1234, length: 4096 };
+        assert_eq!(header.bytes(), [0x34, 0x12, 0, 0x10]);
+        assert_eq!(NameHeader::read(header.bytes()), Some(header));
+        assert_eq!(NameHeader::read([0, 0, 1, 0x10]), None);
+    }
 }

@@ -2,7 +2,8 @@
 
 use super::statistics::{counter, parse_counters};
 use crate::failure::{Outcome, failed};
-use crate::{layout, sys};
+use crate::layout;
+use crate::sys::{self, CgroupHook};
 use agent_protocol::{CgroupPlan, FileWrite};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -48,9 +49,9 @@ impl Cgroup {
 
     /// Limits the container to the devices that a program allows.
     pub(crate) fn attach_devices(&self, program: &[u8]) -> Outcome<()> {
-        let loaded = sys::load_device_program(&super::instructions(program))
+        let loaded = sys::load_cgroup_program(CgroupHook::Device, &super::instructions(program))
             .map_err(|errno| failed(format_args!("loading the device program"), errno))?;
-        sys::attach_device_program(self.fd(), loaded.as_fd())
+        sys::attach_cgroup_program(CgroupHook::Device, self.fd(), loaded.as_fd())
             .map_err(|errno| failed(format_args!("attaching the device program"), errno))
     }
 

@@ -1,7 +1,9 @@
 //! The network that the host has connected to this guest: interfaces get the names, addresses and
 //! routes that they have in the network namespace of the host.
 
+mod names;
 mod netlink;
+mod redirection;
 mod requests;
 
 use crate::failure::{Outcome, failed, invalid};
@@ -11,6 +13,7 @@ use agent_protocol::{
 };
 use alloc::format;
 use alloc::vec::Vec;
+pub(crate) use names::NameRelay;
 use netlink::Netlink;
 use rustix::fd::AsFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -178,6 +181,7 @@ mod tests {
                 }],
                 neighbours: vec![],
             }],
+            name_server: None,
         }
     }
 

@@ -2,12 +2,14 @@
 
 mod exits;
 mod lifecycle;
+mod names;
 mod requests;
 mod streams;
 
 use crate::control::{Broken, Control};
 use crate::failure::Outcome;
 use crate::init::Booted;
+use crate::network::NameRelay;
 use crate::poller::{Poller, Source};
 use crate::process::Table;
 use crate::stdio::Relay;
@@ -37,6 +39,7 @@ pub(crate) struct Server<'a> {
     loopback_is_up: bool,
     /// Names of the file systems in memory that containers share.
     memories: Vec<String>,
+    names: Option<NameRelay>,
     next_key: u32,
     table: Table,
     relays: BTreeMap<u32, Relay>,
@@ -56,6 +59,7 @@ impl<'a> Server<'a> {
             configured: false,
             loopback_is_up: false,
             memories: Vec::new(),
+            names: None,
             next_key: 1,
             table: Table::default(),
             relays: BTreeMap::new(),
@@ -78,6 +82,7 @@ impl<'a> Server<'a> {
                     Source::Signals => self.on_signals(),
                     Source::Channel(key) => self.on_channel(key),
                     Source::Memory(key) => self.on_memory_events(key),
+                    Source::Questions | Source::Answers => self.on_names(source, flags),
                     Source::Socket(key) | Source::Local(key) => self.on_stream(key, source, flags),
                 }
                 if let Some(broken) = self.broken.take() {

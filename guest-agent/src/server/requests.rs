@@ -5,7 +5,7 @@ use crate::container::{self, Cgroup, Limits, Sharer};
 use crate::failure::{Outcome, failed, refused};
 use crate::poller::Source;
 use crate::process::{Container, Deletion, Process, Stage};
-use crate::{init, network, validate};
+use crate::{init, validate};
 use agent_protocol::{
     ContainerPlan, ErrorKind, FileWrite, GuestConfig, INIT_PROCESS, IdMapping, ProcessPlan, Reply,
     Request, WindowSize,
@@ -54,9 +54,7 @@ impl Server<'_> {
                 self.list_processes(&container, after).map(Some)
             }
             Request::ReadStatistics { container } => self.read_statistics(&container).map(Some),
-            Request::ConfigureNetwork(plan) => {
-                network::configure(&plan).map(|()| Some(Reply::Done))
-            }
+            Request::ConfigureNetwork(plan) => self.configure_network(&plan).map(Some),
             Request::Freeze { container, frozen } => self.freeze(&container, frozen).map(Some),
             Request::ForgetShare { name } => validate::name("share", &name)
                 .and_then(|()| container::forget_share(&name))
@@ -90,9 +88,8 @@ impl Server<'_> {
             return Err(wrong_state(format_args!("{MAX_CONTAINERS} containers exist")));
         }
         self.check_process_count()?;
-        if !plan.namespaces.network && !self.loopback_is_up {
-            container::bring_up_loopback()?;
-            self.loopback_is_up = true;
+        if !plan.namespaces.network {
+            self.ensure_loopback()?;
         }
         if let Some(shared) = &plan.shared {
             self.sharer(&shared.container)?;
@@ -201,7 +198,9 @@ impl Server<'_> {
             return Err(wrong_state(format_args!("process {id:?} exists in {container:?}")));
         }
         let (_, init) = self.process(container, INIT_PROCESS)?;
-        if init.stage != Stage::Running || init.end.is_some() {
+        // As soon as it has its namespaces, and waits for its start there.
+        let ready = matches!(init.stage, Stage::Created | Stage::Running);
+        if !ready || init.end.is_some() {
             return Err(wrong_state(format_args!("container {container:?} is not running")));
         }
         let known = self.container(container)?;

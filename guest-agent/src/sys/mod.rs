@@ -247,32 +247,71 @@ pub(crate) fn hardware_address(socket: BorrowedFd<'_>, index: u32) -> Result<[u8
     address.copied().ok_or(Errno::INVAL)
 }
 
-/// Loads a program for BPF_CGROUP_DEVICE (bpf(2), BPF_PROG_LOAD). `instructions` are of 8 bytes.
-pub(crate) fn load_device_program(instructions: &[u64]) -> Result<OwnedFd> {
+/// Where in the kernel a program of a cgroup's runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CgroupHook {
+    /// When a device is opened or made.
+    Device,
+    /// connect(2) to an address of IPv4.
+    Connect,
+    /// sendmsg(2) of a datagram to one.
+    Send,
+    /// recvmsg(2) of one from there.
+    Receive,
+    /// getpeername(2) of one.
+    PeerName,
+}
+
+impl CgroupHook {
+    /// Type of the programs, their expected type of attachment, and that (linux/bpf.h).
+    fn numbers(self) -> (u32, u32, u32) {
+        const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+        const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+        let of_address = |attachment| (BPF_PROG_TYPE_CGROUP_SOCK_ADDR, attachment, attachment);
+        match self {
+            Self::Device => (BPF_PROG_TYPE_CGROUP_DEVICE, 0, 6),
+            Self::Connect => of_address(10),
+            Self::Send => of_address(14),
+            Self::Receive => of_address(19),
+            Self::PeerName => of_address(29),
+        }
+    }
+}
+
+/// Loads a program (bpf(2), BPF_PROG_LOAD). `instructions` are of 8 bytes.
+pub(crate) fn load_cgroup_program(hook: CgroupHook, instructions: &[u64]) -> Result<OwnedFd> {
     const BPF_PROG_LOAD: usize = 5;
-    const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
     #[repr(C)]
     struct Load {
         program_type: u32,
         count: u32,
         instructions: u64,
         license: u64,
+        /// Log, kernel version, flags, name, device.
+        unused: [u32; 11],
+        expected_attachment: u32,
     }
+    let (program_type, expected_attachment, _) = hook.numbers();
     let attributes = Load {
-        program_type: BPF_PROG_TYPE_CGROUP_DEVICE,
+        program_type,
         count: u32::try_from(instructions.len()).map_err(|_| Errno::TOOBIG)?,
         instructions: instructions.as_ptr().expose_provenance() as u64,
         license: text(c"Apache-2.0") as u64,
+        unused: [0; 11],
+        expected_attachment,
     };
     let arguments = [BPF_PROG_LOAD, pointer(&attributes), size_of::<Load>(), 0, 0, 0];
     // SAFETY: the kernel reads a structure of the given size, `count` instructions and a string.
     owned(unsafe { call(libc::SYS_bpf, arguments) }?)
 }
 
-/// Attaches a program of [`load_device_program`] to a cgroup, beside those that are there.
-pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<()> {
+/// Attaches a program of [`load_cgroup_program`] to a cgroup, beside those that are there.
+pub(crate) fn attach_cgroup_program(
+    hook: CgroupHook,
+    cgroup: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+) -> Result<()> {
     const BPF_PROG_ATTACH: usize = 8;
-    const BPF_CGROUP_DEVICE: u32 = 6;
     const BPF_F_ALLOW_MULTI: u32 = 2;
     #[repr(C)]
     struct Attach {
@@ -281,10 +320,11 @@ pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<
         kind: u32,
         flags: u32,
     }
+    let (_, _, kind) = hook.numbers();
     let attributes = Attach {
         target: cgroup.as_raw_fd(),
         program: program.as_raw_fd(),
-        kind: BPF_CGROUP_DEVICE,
+        kind,
         flags: BPF_F_ALLOW_MULTI,
     };
     let arguments = [BPF_PROG_ATTACH, pointer(&attributes), size_of::<Attach>(), 0, 0, 0];

@@ -15,7 +15,7 @@ const KILLED: u32 = 137;
 
 /// Where the state of the pods of a namespace is.
 pub(crate) fn state_root(namespace: &str) -> PathBuf {
-    Path::new("/run/containerd/ringfence").join(namespace)
+    Path::new(sandbox::SHIM_ROOTS).join(namespace)
 }
 
 /// See the module.

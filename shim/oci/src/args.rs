@@ -44,9 +44,32 @@ pub(crate) struct Global {
     /// linux.cgroupsPath has the form slice:prefix:name
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
+    /// What --systemd-cgroup says, in crun's words
+    #[arg(
+        long,
+        hide = true,
+        value_name = "MANAGER",
+        value_enum,
+        conflicts_with = "systemd_cgroup"
+    )]
+    pub(crate) cgroup_manager: Option<CgroupManager>,
+    /// Accepted and without meaning: what a caller without root may not do is found by trying
+    #[arg(long, hide = true, value_name = "WHEN", value_parser = ["true", "false", "auto"])]
+    rootless: Option<String>,
     /// Print the version
     #[arg(short = 'v', long, action = clap::ArgAction::Version)]
     version: Option<bool>,
+}
+
+/// Who makes the container's cgroup on the host, in crun's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CgroupManager {
+    /// `linux.cgroupsPath` is a path.
+    Cgroupfs,
+    /// It has systemd's form.
+    Systemd,
+    /// Nobody: there is none.
+    Disabled,
 }
 
 /// Format of messages.
@@ -109,6 +132,10 @@ pub(crate) struct Making {
     /// The bundle: a directory with config.json
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(crate) bundle: PathBuf,
+    /// Another file than the bundle's config.json: absolute, or beneath the bundle
+    #[arg(id = "bundle_config", short = 'f', long = "config", value_name = "FILE")]
+    #[arg(default_value = "config.json", hide_default_value = true)]
+    pub(crate) bundle_config: PathBuf,
     /// Where to write the supervisor's process id
     #[arg(long, value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
@@ -478,6 +505,9 @@ pub(crate) struct Spec {
     /// Where config.json is written
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(crate) bundle: PathBuf,
+    /// Accepted and without meaning: what is written works without root too
+    #[arg(long, hide = true)]
+    rootless: bool,
 }
 
 /// Reads the line of the command that has started this process as its supervisor.
@@ -529,6 +559,22 @@ mod tests {
         assert!(delete.force);
         let Command::List(list) = parse_line("list -q -f json") else { panic!() };
         assert!(list.quiet && list.format == ListFormat::Json);
+    }
+
+    #[test]
+    fn cruns_options_are_taken() {
+        let line = "--cgroup-manager disabled --rootless auto create -f other.json c1";
+        let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let arguments = parse_words(line).unwrap();
+        assert_eq!(arguments.global.cgroup_manager, Some(CgroupManager::Disabled));
+        let Command::Create(Create { making }) = arguments.command else { panic!("{arguments:?}") };
+        assert_eq!(making.bundle_config, PathBuf::from("other.json"));
+        let Command::Run(run) = parse_line("--config /host.toml run --config /b.json c1") else {
+            panic!()
+        };
+        assert_eq!(run.making.bundle_config, PathBuf::from("/b.json"));
+        let Command::Run(run) = parse_line("run c1") else { panic!() };
+        assert_eq!(run.making.bundle_config, PathBuf::from("config.json"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The host's configuration, `/etc/ringfence/config.toml`: who may run what is decided here and
 //! nowhere in a bundle or an image.
 
+use crate::console_rate::ConsoleRate;
 use crate::network_settings::NetworkRate;
 use serde::Deserialize;
 use std::io::{self, Read};
@@ -36,6 +37,8 @@ pub struct HostConfig {
     pub request_timeout_ms: u64,
     /// Bytes of kernel messages that are kept for each machine.
     pub console_log_bytes: u64,
+    /// How many of them are written in a second; of this and a bundle's annotation the lower rate counts.
+    pub console_rate: ConsoleRate,
     /// Annotations `dev.ringfence.*` that a bundle may carry, without the prefix.
     pub allowed_annotations: Vec<String>,
     /// Where the locks of files are: `host`, seen by all that use a file; `guest`, not seen outside
@@ -56,6 +59,9 @@ pub struct HostConfig {
     /// The first of the [`VMM_USERS`] users and groups that are nobody but a machine's; 0: machines are
     /// their caller's user.
     pub vmm_users: u32,
+    /// A machine shares no core with another process at the same moment, where cores have two hardware
+    /// threads.
+    pub core_scheduling: bool,
     /// The KVM device.
     pub kvm: PathBuf,
 }
@@ -82,9 +88,16 @@ impl Default for HostConfig {
             boot_timeout_ms: 30_000,
             request_timeout_ms: 30_000,
             console_log_bytes: 1 << 20,
-            allowed_annotations: ["memory_mib", "vcpus", "file_cache", "network_rate"]
-                .map(str::to_owned)
-                .into(),
+            console_rate: ConsoleRate::default(),
+            allowed_annotations: [
+                "memory_mib",
+                "vcpus",
+                "file_cache",
+                "console_rate",
+                "network_rate",
+            ]
+            .map(str::to_owned)
+            .into(),
             file_locks: LockPolicy::Host,
             // The host may change what it shares while the guest runs: `podman cp`, a volume.
             file_cache: CachePolicy::Auto,
@@ -93,6 +106,7 @@ impl Default for HostConfig {
             network_metadata: false,
             walls: WallPolicy::Strict,
             vmm_users: DEFAULT_VMM_USERS,
+            core_scheduling: false,
             kvm: PathBuf::from("/dev/kvm"),
         }
     }
@@ -307,6 +321,7 @@ mod tests {
             ("vmm_users = 1000", "vmm_users is 1000"),
             ("vmm_users = 4294967295", "vmm_users is 4294967295"),
             ("walls = \"none\"", "line 1"),
+            ("console_rate = \"\"", "no rate"),
             ("vcpus = \"two\"", "line 1"),
         ] {
             let error = parse(text).unwrap_err();

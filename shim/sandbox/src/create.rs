@@ -21,7 +21,7 @@ use crate::host_files::{self, OpenShare};
 use crate::limits_change::{MachineSize, Settings};
 use crate::machine::{self, MachineFiles};
 use crate::mount_points;
-use crate::network::{HostNetwork, Interface, Network, NetworkRecord};
+use crate::network::{Connected, HostNetwork, NameServer, Network, NetworkRecord};
 use crate::policy::{self, SignalAction, Situation, Terminal};
 use crate::signals::Signals;
 use crate::spec::{ContainerSpec, Hooks, Plan, ROOT_SHARE, VmPlan};
@@ -34,7 +34,7 @@ use crate::vm_process::{Asked, VmError, VmProcess};
 use agent_client::{Client, ClientError, Connection, Hello};
 use agent_protocol::{
     CONTROL_PORT, ContainerPlan, ErrorKind as AgentErrorKind, Event, FIRST_STREAM_PORT,
-    GuestConfig, NetworkPlan, ProcessPlan, SeccompPlan, StdioPlan, VERSION,
+    GuestConfig, MountPlan, MountSource, NetworkPlan, ProcessPlan, SeccompPlan, StdioPlan, VERSION,
 };
 use rustix::time::{ClockId, clock_gettime};
 use std::io;
@@ -48,6 +48,9 @@ use vmm_api::{Reply, Request, ShareKind, VmmErrorKind, WallsReport};
 /// How long the virtual machine's end may take to be seen after its agent's stream has broken.
 const DEATH_RATTLE: Duration = Duration::from_secs(1);
 
+/// resolv.conf(5).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// Everything is open; nothing runs.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -55,6 +58,7 @@ pub(crate) struct Prepared {
     cgroup: Option<HostCgroup>,
     network: Option<HostNetwork>,
     namespace: Option<NetworkRecord>,
+    name_server: Option<NameServer>,
     state: StateDir,
     vm: VmPlan,
     files: MachineFiles,
@@ -159,7 +163,10 @@ pub(crate) fn prepare(
     let network = plan.network.as_deref().map(Network::look).transpose()?;
     let namespace = network.as_ref().map(Network::record);
     let (network, interfaces) = match network {
-        Some(network) => connect_network(&mut state, network, true)?,
+        Some(network) => match connect_network(&mut state, network, true)? {
+            Some(Connected { host, interfaces, .. }) => (Some(host), interfaces),
+            None => (None, Vec::new()),
+        },
         None => (None, Vec::new()),
     };
     Ok(Prepared {
@@ -169,6 +176,7 @@ pub(crate) fn prepare(
         vm: plan.vm,
         network,
         namespace,
+        name_server: None,
         files: MachineFiles {
             kvm,
             kernel,
@@ -202,16 +210,15 @@ fn connect_network(
     state: &mut StateDir,
     network: Network,
     journal: bool,
-) -> Result<(Option<HostNetwork>, Vec<Interface>), SandboxError> {
+) -> Result<Option<Connected>, SandboxError> {
     let record = network.record();
     if record.interfaces.is_empty() {
-        return Ok((None, Vec::new()));
+        return Ok(None);
     }
     if journal {
-        state.change(|state| state.network = Some(record.clone()))?;
+        state.change(|state| state.network = Some(record))?;
     }
-    let interfaces = network.connect()?;
-    Ok((Some(HostNetwork::new(record)), interfaces))
+    Ok(Some(network.connect()?))
 }
 
 /// Moves this process into the container's cgroup on the host, if it is to have one and may. What
@@ -313,15 +320,28 @@ impl Prepared {
     pub(crate) async fn run_hooks_first(&mut self, namespace: &Path) -> Result<bool, SandboxError> {
         let before_create = std::mem::take(&mut self.hooks.before_create);
         hooks::run(&before_create, &self.hook_state).await?;
-        let network = Network::look_at_own(namespace)?;
-        self.namespace = Some(network.record());
-        let (network, interfaces) = connect_network(&mut self.state, network, false)?;
-        if !interfaces.is_empty() {
-            self.container.share_network();
+        let mut network = Network::look_at_own(namespace)?;
+        if let Some(text) = self.resolv_conf() {
+            network.look_for_names(&text)?;
         }
-        let has_interfaces = !interfaces.is_empty();
-        (self.network, self.files.interfaces) = (network, interfaces);
+        self.namespace = Some(network.record());
+        let connected = connect_network(&mut self.state, network, false)?;
+        let has_interfaces = connected.is_some();
+        if let Some(Connected { host, interfaces, name_server }) = connected {
+            self.container.share_network();
+            (self.network, self.name_server) = (Some(host), name_server);
+            self.files.interfaces = interfaces;
+        }
         Ok(has_interfaces)
+    }
+
+    /// What the engine has written for the container's resolver, if it mounts a file.
+    fn resolv_conf(&self) -> Option<String> {
+        let is_for_it = |mount: &&MountPlan| mount.destination == RESOLV_CONF;
+        let mount = self.container.mounts().iter().rfind(is_for_it)?;
+        let MountSource::Share { name, .. } = &mount.source else { return None };
+        let share = self.files.shares.iter().find(|share| share.name == *name)?;
+        host_files::read_text(share)
     }
 
     /// Starts the machine, waits until its agent is ready, and joins the container's streams with the
@@ -365,6 +385,10 @@ impl Prepared {
         let (control, theirs) = control_pair().map_err(SandboxError::Events)?;
         let mut ports = sockets.take_ports();
         ports.push((CONTROL_PORT, theirs));
+        let name_server = self.name_server.take().map(|server| {
+            ports.push((server.plan.port, server.stream));
+            server.plan
+        });
         let asked = self.ask(&mut vm, config, ports).await;
         timeline.mark(Moment::BootAsked);
         let asked = asked.map_err(|error| self.boot_error(config, error))?;
@@ -388,7 +412,7 @@ impl Prepared {
         let interfaces: Vec<_> =
             self.files.interfaces.iter().map(|interface| interface.plan.clone()).collect();
         if !interfaces.is_empty() {
-            let plan = NetworkPlan { interfaces };
+            let plan = NetworkPlan { interfaces, name_server };
             let configured = connection.client.configure_network(plan, config.request_timeout());
             self.state.watch(&mut vm, signals, "configuring the network", configured).await?;
         }

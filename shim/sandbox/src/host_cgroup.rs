@@ -333,6 +333,8 @@ impl HostCgroup {
             );
             return Ok(());
         };
+        let converted = (files.len() > 1 && file.ends_with("io.weight")).then(|| io_weight(value));
+        let value = converted.as_ref().unwrap_or(value);
         let failed = |source| CgroupError::Limit {
             property: asked_by.clone(),
             value: value.clone(),
@@ -418,6 +420,16 @@ impl Undo {
     }
 }
 
+/// A weight of the BFQ scheduler, 10 to 1000 and perhaps behind a device, in the scale of the io
+/// controller, 1 to 10000: as runc and crun write it where BFQ is not there.
+fn io_weight(value: &str) -> String {
+    let (device, weight) =
+        value.rsplit_once(' ').map_or(("", value), |(left, right)| (left, right));
+    let Ok(weight) = weight.parse::<u64>() else { return value.to_owned() };
+    let weight = 1 + weight.saturating_sub(10).saturating_mul(9999) / 990;
+    if device.is_empty() { weight.to_string() } else { format!("{device} {weight}") }
+}
+
 /// What undoes writing `value` to a file that has had this text: for a file with a line for each
 /// device, that device's line.
 fn before_of(file: &Path, value: &str, before: &str) -> String {
@@ -456,7 +468,9 @@ fn make(path: &Path) -> io::Result<()> {
         let there = read(&directory.join("cgroup.controllers")).unwrap_or_default();
         let enabled = read(&directory.join("cgroup.subtree_control")).unwrap_or_default();
         let has = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
-        let wanted = CONTROLLERS.iter().filter(|name| has(&there, name) && !has(&enabled, name));
+        // All that there are, as runc: who looks into the container's cgroup finds what it expects.
+        let names = there.split_ascii_whitespace();
+        let wanted = names.filter(|name| !has(&enabled, name));
         let wanted: Vec<String> = wanted.map(|name| format!("+{name}")).collect();
         let control = directory.join("cgroup.subtree_control");
         // Each write waits for the whole host; all at once is one. If that is refused, one by one,
@@ -598,6 +612,9 @@ mod tests {
         let undo =
             |name: &str, value: &str, before: &str| before_of(Path::new(name), value, before);
         assert_eq!(undo("memory.max", "5", "max\n"), "max");
+        assert_eq!(io_weight("10"), "1");
+        assert_eq!(io_weight("750"), "7475");
+        assert_eq!(io_weight("8:0 1000"), "8:0 10000");
         assert_eq!(undo("io.weight", "500", "default 100\n8:0 50\n"), "default 100");
         assert_eq!(undo("io.weight", "8:0 500", "default 100\n8:0 50\n"), "8:0 50");
         assert_eq!(undo("io.weight", "8:16 500", "default 100\n8:0 50\n"), "8:16 default");

@@ -3,8 +3,8 @@
 use crate::spec::{ROOT_SHARE, SharePlan};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open};
 use rustix::io::Errno;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use vmm_api::{CachePolicy, ShareKind};
 
@@ -153,6 +153,20 @@ pub(crate) fn open_shares(plans: &[SharePlan]) -> Result<Vec<OpenShare>, HostFil
     }
     let alone = plans.len() == 1;
     plans.iter().map(|plan| open_share(plan, alone)).collect()
+}
+
+/// The text of a share that is a file of at most 64 KiB; `None` if it is something else, or cannot be
+/// read.
+pub(crate) fn read_text(share: &OpenShare) -> Option<String> {
+    const MOST: u64 = 64 << 10;
+    if type_of(&share.descriptor) != Some(FileType::RegularFile) {
+        return None;
+    }
+    let path = format!("/proc/self/fd/{}", share.descriptor.as_raw_fd());
+    let file = std::fs::File::open(path).ok()?;
+    let mut text = String::new();
+    file.take(MOST).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 fn open_share(plan: &SharePlan, alone: bool) -> Result<OpenShare, HostFileError> {

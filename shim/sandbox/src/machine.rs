@@ -78,7 +78,7 @@ pub(crate) fn configure<'f>(
         version: vmm_api::VERSION,
         name: name.to_owned(),
         memory_mib: plan.memory_mib,
-        walls: WallsConfig { policy: plan.walls, user },
+        walls: WallsConfig { policy: plan.walls, user, core_scheduling: host.core_scheduling },
         vcpus: plan.vcpus,
         kvm: slots.add(&files.kvm),
         boot: BootConfig {
@@ -89,6 +89,7 @@ pub(crate) fn configure<'f>(
         console: ConsoleConfig {
             log: slots.add(&files.console),
             max_bytes: host.console_log_bytes,
+            rate: plan.console_rate.0,
         },
         vsock: Some(VsockConfig { guest_cid: GUEST_CID }),
         fs: Some(FsConfig {
@@ -177,6 +178,7 @@ pub(crate) fn command_line(plan: &VmPlan, host: &HostConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console_rate::ConsoleRate;
     use std::os::fd::AsRawFd;
     use vmm_api::{CachePolicy, ShareKind};
 
@@ -231,6 +233,7 @@ mod tests {
             initrd: None,
             parameters: vec!["bundle=1".into()],
             host_cpus: None,
+            console_rate: ConsoleRate::default(),
             network: NetworkSettings::default(),
             walls: vmm_api::WallPolicy::Strict,
         };

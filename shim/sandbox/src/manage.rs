@@ -152,7 +152,8 @@ impl Container {
         self.ask(Operation::Resume, Request::Resume)
     }
 
-    /// Every process in it, ascending by pid; the pids are those of the guest.
+    /// Every process in it, ascending by pid; the pids are those of the guest. None in one that has
+    /// stopped, as with runc.
     ///
     /// # Errors
     /// [`SandboxError::WrongStatus`], or what the supervisor says;
@@ -160,6 +161,9 @@ impl Container {
     pub fn processes(&self) -> Result<Processes, SandboxError> {
         let until = Instant::now() + LISTING;
         let mut found = Processes { processes: Vec::new(), at_ns: 0 };
+        if self.stored.record.status() == Status::Stopped {
+            return Ok(found);
+        }
         loop {
             let after = found.processes.last().map_or(0, |process| process.pid);
             let answer = self.call(Operation::Processes, Request::Processes { after })?;
@@ -184,6 +188,9 @@ impl Container {
     /// [`SandboxError::WrongStatus`].
     pub fn host_processes(&self) -> Result<Vec<i32>, SandboxError> {
         let Record { supervisor, vmm, .. } = &self.stored.record;
+        if self.stored.record.status() == Status::Stopped {
+            return Ok(Vec::new());
+        }
         // Allowed when a watch is: the guest need not answer.
         self.check(Operation::Watch, self.stored.record.status())?;
         let mut pids: Vec<i32> =

@@ -1,11 +1,10 @@
 //! What holds for every interface of a guest: how much may go over it, and what a guest may send.
 
+use crate::rate::{bucket, counters, lower};
 use serde::Deserialize;
-use vmm_api::{RateLimit, TokenBucket};
+use vmm_api::RateLimit;
 
-/// A burst that is not given is what comes in so many parts of a second, ...
-const BURST_PART: u64 = 10;
-/// ... but no less than this for bytes, the largest frame, ...
+/// A burst that is not given is no less than this for bytes, the largest frame, ...
 const LEAST_BURST_BYTES: u64 = 65_553;
 /// ... and for packets, those that such a frame is cut into.
 const LEAST_BURST_PACKETS: u64 = 45;
@@ -40,9 +39,7 @@ impl NetworkRate {
     /// The problem.
     pub fn read(text: &str) -> Result<Self, String> {
         let mut rate = Self::default();
-        for word in text.split(',').filter(|_| !text.is_empty()) {
-            let (name, value) =
-                word.split_once('=').ok_or_else(|| format!("{word:?} is not COUNTER=RATE"))?;
+        counters(text, |name, value| {
             let (place, least) = match name {
                 "sent_bytes" => (&mut rate.sent.bytes, LEAST_BURST_BYTES),
                 "sent_packets" => (&mut rate.sent.operations, LEAST_BURST_PACKETS),
@@ -58,16 +55,14 @@ impl NetworkRate {
             if place.replace(bucket(value, least)?).is_some() {
                 return Err(format!("it has {name:?} twice"));
             }
-        }
+            Ok(())
+        })?;
         Ok(rate)
     }
 
     /// Of each counter the lower rate of the two.
     #[must_use]
     pub fn lower(self, other: Self) -> Self {
-        let lower = |one: Option<TokenBucket>, other: Option<TokenBucket>| {
-            one.into_iter().chain(other).min_by_key(|bucket| bucket.per_second)
-        };
         let both = |one: RateLimit, other: RateLimit| RateLimit {
             bytes: lower(one.bytes, other.bytes),
             operations: lower(one.operations, other.operations),
@@ -84,23 +79,10 @@ impl TryFrom<String> for NetworkRate {
     }
 }
 
-/// `RATE` or `RATE/BURST`.
-fn bucket(text: &str, least_burst: u64) -> Result<TokenBucket, String> {
-    let number = |text: &str| {
-        let number = text.parse::<u64>().ok().filter(|number| *number > 0);
-        number.ok_or_else(|| format!("{text:?} is no whole number of 1 or more"))
-    };
-    let (rate, burst) = match text.split_once('/') {
-        Some((rate, burst)) => (number(rate)?, Some(number(burst)?)),
-        None => (number(text)?, None),
-    };
-    let burst = burst.unwrap_or((rate / BURST_PART).max(least_burst));
-    Ok(TokenBucket { burst, per_second: rate })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vmm_api::TokenBucket;
 
     #[test]
     fn a_rate_has_its_counters() {

@@ -94,8 +94,10 @@ pub(crate) fn on_call(status: Status, operation: Operation) -> Result<(), &'stat
         | (Operation::Kill, Created | Running | Paused)
         | (Operation::Pause, Running)
         | (Operation::Resume, Paused)
-        | (Operation::Exec, Running)
-        | (Operation::Processes | Operation::Statistics | Operation::Update, Created | Running)
+        | (
+            Operation::Exec | Operation::Processes | Operation::Statistics | Operation::Update,
+            Created | Running,
+        )
         | (Operation::Watch, Created | Running | Paused) => Ok(()),
         (Operation::Start, Running | Paused) => Err("it was started already"),
         (Operation::Start, Stopped) => Err("cannot start a container that has stopped"),
@@ -106,9 +108,7 @@ pub(crate) fn on_call(status: Status, operation: Operation) -> Result<(), &'stat
         (Operation::Processes | Operation::Statistics | Operation::Update, Paused) => {
             Err("it is paused, and its guest does not answer: resume it")
         }
-        (Operation::Pause | Operation::Exec, Created) => {
-            Err("container not running: it was not started")
-        }
+        (Operation::Pause, Created) => Err("container not running: it was not started"),
         (_, Creating) => Err("it is still being created"),
         (_, Stopped) => Err("container not running"),
     }
@@ -170,6 +170,7 @@ mod tests {
             (Kill, Paused),
             (Pause, Running),
             (Resume, Paused),
+            (Exec, Created),
             (Exec, Running),
             (Processes, Created),
             (Processes, Running),

@@ -25,6 +25,8 @@ pub struct RunOptions {
     pub id: String,
     /// Directory of the bundle.
     pub bundle: PathBuf,
+    /// The bundle's configuration: absolute, or beneath its directory.
+    pub bundle_config: PathBuf,
     /// Directory of the state.
     pub root: PathBuf,
     /// Settings beside the bundle.
@@ -110,7 +112,7 @@ fn live(
         ..options.clone()
     };
     let parts = Parts::find(&options.config)?;
-    let bundle = Bundle::read(&options.bundle)?;
+    let bundle = Bundle::read_named(&options.bundle, &options.bundle_config)?;
     let plan = bundle.plan(id.as_str(), &options.overrides, &options.config, host_facts())?;
     plan.notes.tell();
     drop(bundle);

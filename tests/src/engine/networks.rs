@@ -97,3 +97,37 @@ fn echo(address: SocketAddr, bytes: Vec<u8>) -> Vec<u8> {
     writing.join().expect("it is written");
     answer
 }
+
+/// Answers questions for addresses of IPv4 by UDP with `answer`, whatever the name is, and those for
+/// others with none. It ends with the test.
+///
+/// # Panics
+/// If nothing can listen there.
+pub fn answer_names(address: IpAddr, answer: Ipv4Addr) {
+    let socket = UdpSocket::bind((address, 53)).expect("nobody else is a name server there");
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut question) {
+            if let Some(answer) = answered(&question[..length], answer) {
+                let _ = socket.send_to(&answer, from);
+            }
+        }
+    });
+}
+
+/// RFC 1035, section 4.1: the header, the question again, and one answer or none.
+fn answered(question: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
+    let name = question.get(12..)?;
+    let end = 12 + name.iter().position(|byte| *byte == 0)? + 5;
+    let is_for_v4 = question.get(end - 4..end - 2)? == [0, 1];
+    // A response, recursion was desired and is available; one question.
+    let mut answer = [question.get(..2)?, &[0x81, 0x80, 0, 1, 0, is_for_v4.into()]].concat();
+    answer.extend([0; 4]);
+    answer.extend(question.get(12..end)?);
+    if is_for_v4 {
+        // The name in the question, A, IN, a minute, four bytes.
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(address.octets());
+    }
+    Some(answer)
+}

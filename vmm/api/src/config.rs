@@ -62,6 +62,8 @@ pub struct ConsoleConfig {
     pub log: FdSlot,
     /// Bytes after which output is dropped, with a mark.
     pub max_bytes: u64,
+    /// Bytes in a second; what is more is dropped and counted.
+    pub rate: TokenBucket,
 }
 
 /// The virtio-vsock device (VIRTIO 1.2 §5.10).

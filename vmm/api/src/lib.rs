@@ -25,7 +25,7 @@ pub use message::{
 pub use walls::{WallPolicy, WallsConfig, WallsReport};
 
 /// Version of this interface. Launcher and VMM come from one build; a difference is refused.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The descriptor on which `ringfence-vmm` finds its [`Channel`].
 pub const CHANNEL_FD: i32 = 3;

@@ -10,6 +10,9 @@ pub struct WallsConfig {
     /// The user and group that the process is to be on the host, of nobody else; `None` leaves it its
     /// launcher's.
     pub user: Option<u32>,
+    /// No other process's thread runs on a core's second hardware thread while one of this one runs on
+    /// the first.
+    pub core_scheduling: bool,
 }
 
 /// What happens where the host does not give a wall.

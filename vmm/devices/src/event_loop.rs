@@ -1,7 +1,8 @@
 //! Threads that run the worker side of devices.
 //!
 //! An [`EventLoop`] is one thread over one epoll set, shared by as many [`Worker`]s as the VMM puts
-//! on it. The thread is started with the first worker, so that a device nobody uses costs nothing.
+//! on it. The thread is started with the loop, before the guest runs: a thread inherits the system call
+//! filter of the one that makes it, and virtual CPUs, on which workers are started, may do little.
 //!
 //! Workers are started and stopped from other threads without asking the loop: the epoll set may be
 //! changed from anywhere, and a worker sits behind a lock that the loop holds while it runs one of
@@ -11,7 +12,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -100,11 +100,8 @@ pub type ThreadHook = Arc<dyn Fn(&str) + Send + Sync>;
 /// One thread that runs workers.
 pub struct EventLoop {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    name: String,
-    hook: Option<ThreadHook>,
-    /// False only in tests.
-    threaded: AtomicBool,
+    /// None only in tests.
+    thread: Option<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -135,29 +132,28 @@ struct PlaceInner<W> {
 }
 
 impl EventLoop {
-    /// A loop whose thread will be called `name` (the kernel keeps 15 bytes of it).
+    /// A loop on a thread called `name` (the kernel keeps 15 bytes of it), which runs `hook` first.
     ///
     /// # Errors
-    /// No descriptors are left.
+    /// No descriptors or threads are left.
     pub fn new(name: impl Into<String>, hook: Option<ThreadHook>) -> io::Result<Arc<Self>> {
-        let epoll = Epoll::new()?;
-        let exit = EventFd::new(EFD_NONBLOCK)?;
-        epoll.ctl(ControlOperation::Add, exit.as_raw_fd(), EpollEvent::new(EventSet::IN, EXIT))?;
-        Ok(Arc::new(Self {
-            shared: Arc::new(Shared { epoll, exit, slots: Mutex::default() }),
-            thread: Mutex::new(None),
-            name: name.into(),
-            hook,
-            threaded: AtomicBool::new(true),
-        }))
+        let shared = Shared::new()?;
+        let (name, on_thread) = (name.into(), shared.clone());
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            let _guard = AbortOnPanic;
+            if let Some(hook) = hook {
+                hook(&name);
+            }
+            run(&on_thread);
+        })?;
+        Ok(Arc::new(Self { shared, thread: Some(thread) }))
     }
 
-    /// Starts `worker` on this loop, and the loop's thread if this is the first worker.
+    /// Starts `worker` on this loop.
     ///
     /// # Errors
-    /// The thread could not be made, or the worker's descriptors not be registered.
+    /// The worker's descriptors could not be registered.
     pub fn start<W: Worker>(&self, worker: W) -> io::Result<WorkerHandle<W>> {
-        self.start_thread()?;
         let place = {
             let mut slots = lock(&self.shared.slots);
             let number = slots.next;
@@ -184,9 +180,7 @@ impl EventLoop {
     /// No descriptors are left.
     #[cfg(any(test, feature = "testing"))]
     pub fn unthreaded() -> io::Result<Arc<Self>> {
-        let event_loop = Self::new("", None)?;
-        event_loop.threaded.store(false, Ordering::Relaxed);
-        Ok(event_loop)
+        Ok(Arc::new(Self { shared: Shared::new()?, thread: None }))
     }
 
     /// Runs the events that are there, on this thread, until there are none or `limit` calls to
@@ -203,32 +197,20 @@ impl EventLoop {
             }
         }
     }
+}
 
-    fn start_thread(&self) -> io::Result<()> {
-        if !self.threaded.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let mut thread = lock(&self.thread);
-        if thread.is_none() {
-            let shared = self.shared.clone();
-            let (name, hook) = (self.name.clone(), self.hook.clone());
-            *thread =
-                Some(std::thread::Builder::new().name(self.name.clone()).spawn(move || {
-                    let _guard = AbortOnPanic;
-                    if let Some(hook) = hook {
-                        hook(&name);
-                    }
-                    run(&shared);
-                })?);
-        }
-        Ok(())
+impl Shared {
+    fn new() -> io::Result<Arc<Self>> {
+        let epoll = Epoll::new()?;
+        let exit = EventFd::new(EFD_NONBLOCK)?;
+        epoll.ctl(ControlOperation::Add, exit.as_raw_fd(), EpollEvent::new(EventSet::IN, EXIT))?;
+        Ok(Arc::new(Self { epoll, exit, slots: Mutex::default() }))
     }
 }
 
 impl Drop for EventLoop {
     fn drop(&mut self) {
-        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        if let Some(thread) = self.thread.take() {
             let _ = self.shared.exit.write(1);
             // It has not panicked, or this process would not be here.
             let _ = thread.join();
@@ -385,14 +367,10 @@ mod tests {
     }
 
     #[test]
-    fn runs_the_hook_with_the_name_when_the_first_worker_starts() {
+    fn runs_the_hook_with_the_name_before_there_is_a_worker() {
         let (names, received) = channel();
         let hook: ThreadHook = Arc::new(move |name| names.send(name.to_string()).unwrap());
-        let event_loop = EventLoop::new("hooked", Some(hook)).unwrap();
-        assert!(received.try_recv().is_err());
-        let (seen, _events) = channel();
-        let kick = EventFd::new(EFD_NONBLOCK).unwrap();
-        let _handle = event_loop.start(Echo { kick, seen }).unwrap();
+        let _event_loop = EventLoop::new("hooked", Some(hook)).unwrap();
         assert_eq!(received.recv_timeout(Duration::from_secs(5)).unwrap(), "hooked");
     }
 

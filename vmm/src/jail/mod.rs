@@ -12,11 +12,13 @@
 //! first process of one. Without `/proc` and with a filter that has no kill(2), it can see and signal no
 //! other process in any case.
 
+mod cores;
 pub mod fds;
 mod identity;
 mod landlock;
 mod limits;
 mod namespaces;
+mod pages;
 pub mod seccomp;
 mod user;
 
@@ -103,7 +105,9 @@ pub struct Confinement<'a> {
 /// [`WallsError`] names what it refuses. The process is confined in any case, and can only end.
 pub fn try_walls() -> Result<WallsReport, WallsError> {
     let report = enter(&Confinement::default())?;
-    seccomp::Filters::compile()?.confine_process()?;
+    let filters = seccomp::Filters::compile()?;
+    filters.begin()?;
+    filters.confine(seccomp::Kind::Control)?;
     Ok(report)
 }
 
@@ -176,9 +180,14 @@ impl Walls {
 /// # Errors
 /// [`JailError`] names what this host refuses; the process is then partly confined and of no use.
 pub fn enter(confinement: &Confinement<'_>) -> Result<WallsReport, JailError> {
-    let WallsConfig { policy, user } = confinement.config;
+    let WallsConfig { policy, user, core_scheduling } = confinement.config;
     let mut walls = Walls::new(policy, WallsReport::default());
     set_no_new_privs(true).map_err(JailError::refused("renounce new privileges"))?;
+    pages::keep_unmerged();
+    if core_scheduling {
+        let alone = cores::keep_to_itself().map_err(JailError::refused("have cores to itself"));
+        walls.needed("core scheduling", alone)?;
+    }
     limits::raise_descriptors().map_err(JailError::refused("raise its number of descriptors"))?;
     let mapper = identity::Mapper::prepare().map_err(JailError::Identity)?;
     let user = user.map(|id| if mapper.has(id) { Ok(id) } else { Err(JailError::User { id }) });

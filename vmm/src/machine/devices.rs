@@ -118,6 +118,8 @@ pub(super) struct Devices {
     pub(super) entries: Vec<MmioDevice>,
     /// All virtio devices, for pause and saved state.
     pub(super) transports: Vec<Arc<MmioTransport>>,
+    /// How many threads they have.
+    pub(super) threads: usize,
 }
 
 /// Makes all devices that `spec` names and connects them to `vm`. `file_backed` are the ranges of
@@ -138,6 +140,8 @@ pub(super) fn build(
     let mut slots = Slots::new(vm, memory, events);
     // None of these waits for anything: they share one thread.
     let shared = event_loop("devices", hook)?;
+    let queues = spec.fs.as_ref().map_or(0, |fs| usize::from(fs.queues));
+    let threads = 1 + queues + spec.disks.len() + spec.drives.len() + spec.nets.len();
     let mut vsock = None;
     if let Some(guest_cid) = spec.vsock {
         let (device, handle) =
@@ -175,7 +179,18 @@ pub(super) fn build(
     }
     let Slots { mmio, entries, transports, .. } = slots;
     let (ports, mmio) = (Arc::new(ports), Arc::new(mmio));
-    Ok(Devices { console_bytes, vsock, balloon, files, drives, ports, mmio, entries, transports })
+    Ok(Devices {
+        console_bytes,
+        vsock,
+        balloon,
+        files,
+        drives,
+        ports,
+        mmio,
+        entries,
+        transports,
+        threads,
+    })
 }
 
 fn event_loop(
@@ -297,7 +312,7 @@ fn ports(
 ) -> Result<(Bus, Arc<AtomicU64>), DeviceError> {
     let mut ports = Bus::new();
     let device = "the serial console";
-    let limits = ConsoleLimits { max_bytes: console.max_bytes, ..ConsoleLimits::default() };
+    let limits = ConsoleLimits { max_bytes: console.max_bytes, rate: rate(console.rate) };
     let interrupt = interrupt(vm, device, SERIAL_IRQ)?;
     let log = ConsoleLog::new(console.log, limits);
     let written = log.written();

@@ -160,6 +160,12 @@ impl Machine {
         &self.events
     }
 
+    /// How many threads it has made; they live as long as it does.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads.len() + self.devices.threads
+    }
+
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> VmmStats {

@@ -202,6 +202,8 @@ pub struct ConsoleSpec {
     pub log: OwnedFd,
     /// Bytes after which output is dropped.
     pub max_bytes: u64,
+    /// Bytes in a second.
+    pub rate: TokenBucket,
 }
 
 /// A shared file system.
@@ -309,6 +311,7 @@ impl MachineSpec {
                 console: ConsoleSpec {
                     log: fds.take("the console log", config.console.log)?,
                     max_bytes: config.console.max_bytes,
+                    rate: config.console.rate,
                 },
                 vsock: config.vsock.map(|vsock| guest_cid(&vsock)).transpose()?,
                 fs: config.fs.map(|fs| FsSpec::new(fs, &mut fds)).transpose()?,

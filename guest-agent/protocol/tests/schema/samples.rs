@@ -82,6 +82,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                         mac: [9, 8, 7, 6, 5, 4],
                     }],
                 }],
+                name_server: Some(NameServerPlan { address: [127, 0, 0, 11], port: NAMES_PORT }),
             }),
         ),
         ("Freeze", Request::Freeze { container: container.clone(), frozen: true }),

@@ -1,6 +1,6 @@
 //! `ringfence create`, and what it has in common with `run`.
 
-use crate::args::{Create, Global, Making, Run};
+use crate::args::{CgroupManager, Create, Global, Making, Run};
 use crate::commands::handed_in;
 use crate::error::CommandError;
 use sandbox::RunOptions;
@@ -46,12 +46,15 @@ fn options(global: Global, making: Making) -> Result<RunOptions, CommandError> {
         config: HostConfig::load(global.config.as_deref())?,
         id: making.id,
         bundle: making.bundle,
+        bundle_config: making.bundle_config,
         root: global.root,
         overrides: Overrides {
             memory_mib: making.memory,
             vcpus: making.vcpus,
             terminal: false,
-            systemd_cgroup: global.systemd_cgroup,
+            systemd_cgroup: global.systemd_cgroup
+                || global.cgroup_manager == Some(CgroupManager::Systemd),
+            no_host_cgroup: global.cgroup_manager == Some(CgroupManager::Disabled),
         },
         pid_file: making.pid_file,
         console_socket: making.console_socket,

@@ -7,7 +7,10 @@ use sandbox::{GcOptions, Leftover};
 
 pub(crate) fn execute(global: &Global, gc: &Gc) -> Result<u8, CommandError> {
     let options = GcOptions { dry_run: gc.dry_run, crashed: gc.crashed };
-    let found = sandbox::gc(&global.root, options)?;
+    let mut found = sandbox::gc(&global.root, options)?;
+    for root in sandbox::shim_roots(&global.root) {
+        found.extend(sandbox::gc(&root, options)?);
+    }
     if gc.json {
         let value = serde_json::to_value(&found);
         print_json(&value.map_err(|error| CommandError::Print(error.into()))?)?;

@@ -96,11 +96,12 @@ fn landlock(host: &Host) -> Finding {
 fn same_page_merging(host: &Host) -> Option<Finding> {
     let run = host.number("/sys/kernel/mm/ksm/run")?;
     Some(match run {
-        1 => Finding::warning(
+        1 => Finding::advice(
             "ksm",
-            "pages of equal content are merged (/sys/kernel/mm/ksm/run is 1)",
-            "echo 2 >/sys/kernel/mm/ksm/run: the time of a write tells one tenant of another's pages. \
-             ringfence asks for no merging itself",
+            "pages of equal content are merged (/sys/kernel/mm/ksm/run is 1), but none of a sandbox's: \
+             each VMM keeps its memory out of it (Linux 6.4)",
+            "echo 2 >/sys/kernel/mm/ksm/run where other programs' pages must not be merged, either: the \
+             time of a write tells one tenant of another's pages",
         ),
         _ => Finding::good("ksm", "pages are not merged"),
     })
@@ -174,7 +175,7 @@ mod tests {
             ),
             ("seccomp", "/proc/sys/kernel/seccomp/actions_avail", "trap", Level::Problem, "CONFIG"),
             ("landlock", "/sys/kernel/security/lsm", "apparmor", Level::Note, "lsm"),
-            ("ksm", "/sys/kernel/mm/ksm/run", "1", Level::Warning, "echo 2"),
+            ("ksm", "/sys/kernel/mm/ksm/run", "1", Level::Note, "echo 2"),
         ] {
             let finding = with(subject, &[(file, text)]);
             assert_eq!(finding.level, level, "{finding:?}");

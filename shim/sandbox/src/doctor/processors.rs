@@ -29,8 +29,9 @@ fn threads(host: &Host) -> Finding {
         Some("1") => Finding::advice(
             "smt",
             "two hardware threads share a core: sandboxes on one core share its caches",
-            "where tenants do not trust each other: echo off >/sys/devices/system/cpu/smt/control, or \
-             give each sandbox whole cores (linux.resources.cpu.cpus)",
+            "where tenants do not trust each other: core_scheduling = true in the configuration (Linux \
+             5.14), echo off >/sys/devices/system/cpu/smt/control, or whole cores for each sandbox \
+             (linux.resources.cpu.cpus)",
         ),
         Some(_) => Finding::good("smt", "each core has one thread"),
         None => Finding::note("smt", "this kernel does not tell whether cores are shared"),

@@ -12,18 +12,21 @@
 //! is the tap, which goes with its last descriptor, and a queueing discipline on each of the two.
 
 mod late;
+mod names;
 mod redirect;
 mod rules;
 mod scan;
 mod tap;
 
 use agent_protocol::InterfacePlan;
+use names::NameRelay;
+pub(crate) use names::NameServer;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use scan::Found;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -152,6 +155,19 @@ pub(crate) struct Network {
     path: PathBuf,
     namespace: OwnedFd,
     found: Vec<Found>,
+    /// Where the engine has a name server that only this namespace reaches.
+    name_server: Option<Ipv4Addr>,
+}
+
+/// A network that is connected.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    /// To be held.
+    pub(crate) host: HostNetwork,
+    /// In the order of the host's.
+    pub(crate) interfaces: Vec<Interface>,
+    /// The engine's, if it has one that the guest could not reach otherwise.
+    pub(crate) name_server: Option<NameServer>,
 }
 
 impl Network {
@@ -176,7 +192,20 @@ impl Network {
             let handle = redirect::handle()?;
             scan::interfaces(&handle, path).await
         })?;
-        Ok(Self { path: path.to_owned(), namespace, found })
+        Ok(Self { path: path.to_owned(), namespace, found, name_server: None })
+    }
+
+    /// Looks for the engine's name server, if the container's `resolv.conf` has one at a loopback
+    /// address. For namespaces that are nobody else's: that of the server gets settings of its own.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub(crate) fn look_for_names(&mut self, resolv_conf: &str) -> Result<(), NetworkError> {
+        let has_interfaces = !self.found.is_empty();
+        self.name_server = inside(&self.path, &self.namespace, async {
+            Ok(has_interfaces.then(|| names::find(resolv_conf)).flatten())
+        })?;
+        Ok(())
     }
 
     /// What will be changed.
@@ -189,14 +218,15 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`]; nothing is left in the namespace.
-    pub(crate) fn connect(self) -> Result<Vec<Interface>, NetworkError> {
-        let Self { path, namespace, found } = self;
-        inside(&path, &namespace, async {
+    pub(crate) fn connect(self) -> Result<Connected, NetworkError> {
+        let record = self.record();
+        let Self { path, namespace, found, name_server } = self;
+        let interfaces = inside(&path, &namespace, async {
             let handle = redirect::handle()?;
             let (mut connected, mut joined) = (Vec::new(), Vec::new());
             for found in found {
                 let index = found.index;
-                match redirect::join(&handle, found).await {
+                match redirect::join(&handle, found, name_server.is_some()).await {
                     Ok(interface) => connected.push(interface),
                     Err(error) => {
                         redirect::leave(&handle, &joined).await;
@@ -206,7 +236,21 @@ impl Network {
                 joined.push(index);
             }
             Ok(connected)
-        })
+        })?;
+        let mut host = HostNetwork::new(record);
+        let mut asked = None;
+        if let Some(address) = name_server {
+            inside(&path, &namespace, async {
+                names::reserve_ports().map_err(|source| NetworkError::Tap {
+                    step: format!("giving the name server at {address} ports of its own"),
+                    source,
+                })
+            })?;
+            let (relay, server) = names::relay(address, namespace, &path)?;
+            host.names = Some(relay);
+            asked = Some(server);
+        }
+        Ok(Connected { host, interfaces, name_server: asked })
     }
 }
 
@@ -223,11 +267,13 @@ pub(crate) struct NetworkRecord {
 #[derive(Debug)]
 pub(crate) struct HostNetwork {
     record: NetworkRecord,
+    /// Held for its end.
+    names: Option<NameRelay>,
 }
 
 impl HostNetwork {
-    pub(crate) fn new(record: NetworkRecord) -> Self {
-        Self { record }
+    fn new(record: NetworkRecord) -> Self {
+        Self { record, names: None }
     }
 }
 
@@ -295,8 +341,7 @@ fn inside<T: Send>(
     std::thread::scope(|scope| {
         let thread =
             std::thread::Builder::new().name("network".to_owned()).spawn_scoped(scope, || {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                    .map_err(|errno| failed(errno.into()))?;
+                enter(namespace).map_err(failed)?;
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()
@@ -308,6 +353,12 @@ fn inside<T: Send>(
         let ended = thread.map_err(failed)?.join();
         ended.unwrap_or_else(|_| Err(failed(io::Error::other("its thread has panicked"))))
     })
+}
+
+/// Moves the calling thread into a network namespace.
+fn enter(namespace: &OwnedFd) -> io::Result<()> {
+    let kind = Some(LinkNameSpaceType::Network);
+    move_into_link_name_space(namespace.as_fd(), kind).map_err(io::Error::from)
 }
 
 #[cfg(test)]

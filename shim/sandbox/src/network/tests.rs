@@ -4,6 +4,8 @@ use super::*;
 use agent_protocol::{Address, RoutePlan};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 #[test]
@@ -105,7 +107,7 @@ fn frames_go_both_ways_and_nothing_is_left() {
     let before = stage.shown();
     let network = Network::look(&stage.path()).unwrap();
     let record = network.record();
-    let mut interfaces = network.connect().unwrap();
+    let Connected { host, mut interfaces, .. } = network.connect().unwrap();
     assert_ne!(stage.shown(), before);
     let interface = interfaces.remove(0);
     let mut tap = File::from(interface.tap);
@@ -129,7 +131,7 @@ fn frames_go_both_ways_and_nothing_is_left() {
     let path = Path::new("/run/netns").join(&peer);
     let namespace = open(&path).unwrap();
     let sent = inside(&path, &namespace, async {
-        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         Ok(socket.send_to(b"hello", "10.77.0.2:9").unwrap())
     });
     sent.unwrap();
@@ -142,7 +144,7 @@ fn frames_go_both_ways_and_nothing_is_left() {
     assert!(found, "no question for the address came to the tap");
 
     drop(tap);
-    disconnect(&record);
+    drop(host);
     assert_eq!(stage.shown(), before);
     // Once more, as after a crash: it is no error.
     disconnect(&record);
@@ -233,7 +235,7 @@ fn what_comes_or_goes_after_the_connection_is_noticed() {
     let Some(stage) = Stage::new("late") else { return };
     let network = Network::look(&stage.path()).unwrap();
     let record = network.record();
-    let interfaces = network.connect().unwrap();
+    let connected = network.connect().unwrap();
     record.check().unwrap();
     stage.inside(&["link", "add", "eth1", "type", "veth", "peer", "name", "peer1"]);
     let error = record.check().unwrap_err();
@@ -243,7 +245,7 @@ fn what_comes_or_goes_after_the_connection_is_noticed() {
     stage.inside(&["link", "del", "eth0"]);
     let error = record.check().unwrap_err();
     assert!(matches!(error, NetworkError::Gone { .. }), "{error}");
-    drop(interfaces);
+    drop(connected);
 }
 
 #[test]
@@ -254,4 +256,62 @@ fn the_network_of_another_machine_is_refused() {
     assert!(error.contains("another virtual machine"), "{error}");
     let error = Network::look(Path::new("/etc/passwd")).unwrap_err();
     assert!(error.to_string().contains("/etc/passwd"), "{error}");
+}
+
+#[test]
+fn a_name_server_of_the_namespace_is_asked_and_hears_others() {
+    let Some(stage) = Stage::new("names") else { return };
+    stage.inside(&["addr", "add", "10.77.0.2/24", "dev", "eth0"]);
+    let peer = Path::new("/run/netns").join(&stage.names[1]);
+    run(&["-n", &stage.names[1], "addr", "add", "10.77.0.1/24", "dev", "v0"]);
+    run(&["-n", &stage.names[1], "link", "set", "lo", "up"]);
+    let bind = |path: &Path, address: &str| {
+        let namespace = open(path).unwrap();
+        let socket = inside(path, &namespace, async { Ok(UdpSocket::bind(address)) });
+        let socket = socket.unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        socket
+    };
+    let server = bind(&stage.path(), "127.0.0.11:53");
+    let mut network = Network::look(&stage.path()).unwrap();
+    network.look_for_names("nameserver 127.0.0.12\n").unwrap();
+    assert_eq!(network.name_server, None);
+    network.look_for_names("search here\nnameserver 127.0.0.11\n").unwrap();
+    let connected = network.connect().unwrap();
+    let NameServer { plan, stream } = connected.name_server.unwrap();
+    assert_eq!(plan.address, [127, 0, 0, 11]);
+
+    // It is asked for the guest.
+    let mut guest = UnixStream::from(stream);
+    guest.write_all(b"\x07\0\x02\0?!").unwrap();
+    let mut question = [0; 8];
+    let (length, from) = server.recv_from(&mut question).unwrap();
+    assert_eq!(&question[..length], b"?!");
+    server.send_to(b"yes", from).unwrap();
+    let mut answer = [0; 7];
+    guest.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    guest.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"\x07\0\x03\0yes");
+
+    // It asks others, whose answers are not the guest's.
+    let (other, asks) = (bind(&peer, "10.77.0.1:53"), bind(&stage.path(), "0.0.0.0:0"));
+    asks.send_to(b"who", "10.77.0.1:53").unwrap();
+    let (_, from) = other.recv_from(&mut question).unwrap();
+    assert!(from.port() >= 0xff00, "{from}");
+    other.send_to(b"me", from).unwrap();
+    assert_eq!(asks.recv(&mut question).unwrap(), 2);
+    // What comes to a port of the guest's is.
+    other.send_to(b"guest", "10.77.0.2:40000").unwrap();
+    let mut tap = File::from(connected.interfaces.into_iter().next().unwrap().tap);
+    let mut frames = Vec::new();
+    let mut bytes = [0; 2048];
+    while let Ok(length) = tap.read(&mut bytes) {
+        frames.push(bytes[..length].to_vec());
+    }
+    let ends = |end: &[u8]| frames.iter().filter(|frame| frame.ends_with(end)).count();
+    assert_eq!((ends(b"guest"), ends(b"me")), (1, 0), "{frames:x?}");
+
+    // The relay ends with the network.
+    drop(connected.host);
+    assert_eq!(guest.read(&mut answer).unwrap(), 0);
 }

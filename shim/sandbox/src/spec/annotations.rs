@@ -2,6 +2,7 @@
 //! specification has no property for.
 
 use crate::config::HostConfig;
+use crate::console_rate::ConsoleRate;
 use crate::limits::{check_memory, check_vcpus};
 use crate::network_settings::NetworkRate;
 use crate::spec::error::SpecError;
@@ -12,10 +13,11 @@ use vmm_api::WallPolicy;
 const PREFIX: &str = "dev.ringfence.";
 
 /// Each one, without the prefix.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "memory_mib",
     "vcpus",
     "file_cache",
+    "console_rate",
     "network_rate",
     "network_source_filter",
     "network_metadata",
@@ -31,6 +33,8 @@ pub(super) struct Wishes {
     pub(super) vcpus: Option<u32>,
     /// What the guest keeps of its shares.
     pub(super) file_cache: CacheWishes,
+    /// How fast its kernel messages are kept.
+    pub(super) console_rate: Option<ConsoleRate>,
     /// How much may go over each interface of the guest.
     pub(super) network_rate: NetworkRate,
     /// Whether the guest sends from its own addresses only.
@@ -67,6 +71,9 @@ pub(super) fn read(annotations: &[(&str, &str)], config: &HostConfig) -> Result<
             "vcpus" => {
                 check_vcpus(number()?).map_err(invalid)?;
                 wishes.vcpus = Some(number()?);
+            }
+            "console_rate" => {
+                wishes.console_rate = Some(ConsoleRate::read(value).map_err(invalid)?);
             }
             "network_rate" => wishes.network_rate = NetworkRate::read(value).map_err(invalid)?,
             "network_source_filter" => {
@@ -125,6 +132,7 @@ mod tests {
             ("dev.ringfence.memory_mib", "1G"),
             ("dev.ringfence.vcpus", "33"),
             ("dev.ringfence.file_cache", "sometimes"),
+            ("dev.ringfence.console_rate", "lines=1"),
             ("dev.ringfence.network_rate", "fast"),
             // These take a wall down: nobody may unless the host says so.
             ("dev.ringfence.network_source_filter", "false"),

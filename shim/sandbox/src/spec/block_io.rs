@@ -9,8 +9,8 @@ use crate::spec::resources::Resources;
 /// Devices in one list.
 const MAX_DEVICES: usize = 256;
 
-/// The file of the BFQ scheduler, else that of the io controller: as runc, with the one scale for
-/// both (10 to 1000 lies within 1 to 10000).
+/// The file of the BFQ scheduler, whose weights these are, else that of the io controller, whose scale
+/// they are written in there.
 const WEIGHT_FILES: [&str; 2] = ["io.bfq.weight", "io.weight"];
 
 /// Lists of rates, and the key of each in `io.max`.

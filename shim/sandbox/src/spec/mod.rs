@@ -25,6 +25,7 @@ mod linux;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod newer_calls;
 mod pod;
 mod process;
 mod resources;
@@ -90,6 +91,8 @@ pub struct Overrides {
     pub terminal: bool,
     /// `linux.cgroupsPath` has systemd's form.
     pub systemd_cgroup: bool,
+    /// The container has no cgroup on the host, whatever `linux.cgroupsPath` says.
+    pub no_host_cgroup: bool,
 }
 
 /// What a bundle means.
@@ -178,10 +181,18 @@ impl Bundle {
     /// # Errors
     /// [`SpecError::Bundle`], [`SpecError::Read`], [`SpecError::TooLarge`] or [`SpecError::Json`].
     pub fn read(directory: &Path) -> Result<Self, SpecError> {
+        Self::read_named(directory, Path::new("config.json"))
+    }
+
+    /// As [`Self::read`], from another file: absolute, or beneath the bundle's directory.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_named(directory: &Path, name: &Path) -> Result<Self, SpecError> {
         let bundle = directory
             .canonicalize()
             .map_err(|source| SpecError::Bundle { bundle: directory.to_owned(), source })?;
-        let file = bundle.join("config.json");
+        let file = bundle.join(name);
         let read = |source| SpecError::Read { file: file.clone(), source };
         let mut text = Vec::new();
         let opened = File::open(&file).map_err(read)?;
@@ -314,7 +325,7 @@ impl Bundle {
             vm,
             shares,
             network: linux.own.network,
-            cgroups_path: linux.cgroups_path,
+            cgroups_path: linux.cgroups_path.filter(|_| !overrides.no_host_cgroup),
             pod_settings: of_pod.map(|limits| limits.cgroup.settings),
             host_limits: resources.host,
             container: ContainerSpec { plan, seccomp: linux.seccomp, terminal, console_size },

@@ -3,6 +3,7 @@
 use crate::spec::Notes;
 use crate::spec::error::SpecError;
 use crate::spec::json::{Fields, Node};
+use crate::spec::newer_calls;
 use crate::spec::process::by_name;
 use agent_protocol::SeccompPlan;
 use libseccomp::error::SeccompError;
@@ -277,7 +278,9 @@ impl SeccompSpec {
         for rule in self.rules.iter().filter(|rule| rule.action != self.default) {
             rule.add(&mut filter).map_err(at(&rule.path))?;
         }
-        let program = export(&filter)?;
+        let names = self.rules.iter().flat_map(|rule| rule.names.iter().map(String::as_str));
+        let mut program = newer_calls::refused(self.default, &self.architectures, names);
+        program.extend(export(&filter)?);
         let instructions = program.len() / INSTRUCTION_BYTES;
         if instructions > MAX_INSTRUCTIONS {
             return Err(SpecError::SeccompTooLarge { instructions, limit: MAX_INSTRUCTIONS });
@@ -408,6 +411,41 @@ mod tests {
         // read(2) is number 3 for 32-bit programs.
         assert_eq!(run(&program, X86, 3, [0; 6]), ALLOW);
         assert_eq!(run(&program, X86, 0, [0; 6]), ERRNO | 38);
+    }
+
+    #[test]
+    fn calls_beyond_the_last_named_one_are_not_there() {
+        let with = |default: &str| {
+            let spec = read_value(&json!({
+                "defaultAction": default,
+                "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+                "syscalls": [
+                    // 0 and 3, 334 and 386.
+                    { "names": ["read", "no_such_call_yet"], "action": "SCMP_ACT_TRAP" },
+                    { "names": ["rseq"], "action": "SCMP_ACT_LOG", "args": [
+                        { "index": 0, "value": 5, "op": "SCMP_CMP_EQ" },
+                    ] },
+                ],
+            }));
+            let program = spec.unwrap().compile().unwrap().program;
+            move |architecture, call| run(&program, architecture, call, [0; 6])
+        };
+        let (trap, not_there) = (0x0003_0000, ERRNO | 38);
+        for (default, otherwise) in
+            [("SCMP_ACT_ERRNO", ERRNO | 1), ("SCMP_ACT_KILL_PROCESS", 0x8000_0000)]
+        {
+            let call = with(default);
+            for (architecture, bit, named, last) in
+                [(X86_64, 0, 0, 334), (X86, 0, 3, 386), (X86_64, 0x4000_0000, 0, 334)]
+            {
+                assert_eq!(call(architecture, bit | named), trap);
+                assert_eq!(call(architecture, bit | last), otherwise);
+                assert_eq!(call(architecture, bit | (last + 1)), not_there);
+                assert_eq!(call(architecture, bit | 0x3fff_ffff), not_there);
+            }
+        }
+        let call = with("SCMP_ACT_ALLOW");
+        assert_eq!((call(X86_64, 0), call(X86_64, 335)), (trap, ALLOW));
     }
 
     #[test]

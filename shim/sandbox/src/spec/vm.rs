@@ -1,6 +1,7 @@
 //! The virtual machine of a bundle: its kernel and its size.
 
 use crate::config::HostConfig;
+use crate::console_rate::ConsoleRate;
 use crate::limits::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, check_memory, check_vcpus};
 use crate::network_settings::NetworkSettings;
 use crate::spec::Overrides;
@@ -32,6 +33,8 @@ pub struct VmPlan {
     pub parameters: Vec<String>,
     /// CPUs of the host on which the machine may run.
     pub host_cpus: Option<CpuList>,
+    /// How fast its kernel messages are kept.
+    pub console_rate: ConsoleRate,
     /// What holds for its interfaces.
     pub network: NetworkSettings,
     /// What happens where the host does not give one of the walls.
@@ -80,6 +83,7 @@ pub(super) fn plan(
         initrd: kernel.initrd,
         parameters: kernel.parameters,
         host_cpus: resources.host_cpus.clone(),
+        console_rate: config.console_rate.lower(wishes.console_rate),
         network: NetworkSettings {
             rate: config.network_rate.lower(wishes.network_rate),
             any_source: !wishes.network_source_filter.unwrap_or(config.network_source_filter),

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Where the host's root has it.
 const OF_THE_HOST: &str = "/run/ringfence";
+/// Where the containerd shim of the host's root has it, a directory for each of containerd's namespaces.
+pub const SHIM_ROOTS: &str = "/run/containerd/ringfence";
 /// Below the user's own directory.
 const NAME: &str = "ringfence";
 
@@ -15,6 +17,24 @@ pub fn default_root() -> PathBuf {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let is_hosts = rustix::process::geteuid().is_root() && is_identity(&map);
     choose(is_hosts, std::env::var_os("USER"), std::env::var_os("XDG_RUNTIME_DIR"))
+}
+
+/// The directories of the containerd shim beside this one, if it is that of the host's root: what killed
+/// shims have left there belongs to nobody, either.
+#[must_use]
+pub fn shim_roots(root: &Path) -> Vec<PathBuf> {
+    if root != Path::new(OF_THE_HOST) {
+        return Vec::new();
+    }
+    directories(Path::new(SHIM_ROOTS))
+}
+
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut found: Vec<_> =
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    found.sort();
+    found
 }
 
 /// The root of a user namespace is most often a user of the host, for whom podman has made it; with
@@ -57,6 +77,21 @@ mod tests {
             let found = choose(is_hosts, name.clone(), directory.clone());
             assert_eq!(found, Path::new(expected), "{is_hosts} {name:?} {directory:?}");
         }
+    }
+
+    #[test]
+    fn the_shims_are_beside_the_hosts_root_only() {
+        assert!(shim_roots(Path::new("/run/user/1000/ringfence")).is_empty());
+        let place = tempfile::tempdir().unwrap();
+        for namespace in ["moby", "k8s.io"] {
+            std::fs::create_dir(place.path().join(namespace)).unwrap();
+        }
+        std::fs::write(place.path().join("file"), "").unwrap();
+        assert_eq!(
+            directories(place.path()),
+            ["k8s.io", "moby"].map(|name| place.path().join(name))
+        );
+        assert!(directories(&place.path().join("missing")).is_empty());
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod lock;
 mod record;
 mod survey;
 
-pub use default_root::default_root;
+pub use default_root::{SHIM_ROOTS, default_root, shim_roots};
 pub use record::{End, Status};
 pub(crate) use record::{Record, Stranger};
 pub(crate) use survey::{Surveyed, survey};

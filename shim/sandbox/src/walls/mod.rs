@@ -9,6 +9,8 @@ mod process;
 
 use crate::process::ProcessRef;
 use process::Directory;
+use rustix::process::Pid;
+use rustix::thread::{CoreSchedulingScope, core_scheduling_cookie};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use vmm_api::WallsReport;
@@ -64,6 +66,9 @@ pub struct Walls {
     pub descriptors: Option<usize>,
     /// Its cgroup.
     pub cgroup: Option<String>,
+    /// Whether it keeps others from the cores that it runs on (core scheduling); not known where the kernel
+    /// has no word for it, or no core has two threads.
+    pub core_scheduling: Option<bool>,
     /// Version of the kernel's Landlock that holds it, by its own word before the guest ran.
     pub landlock: Option<u32>,
     /// Walls that it could have and does not.
@@ -81,7 +86,8 @@ impl Walls {
         told: Option<&WallsReport>,
     ) -> Option<Self> {
         let directories = (&Directory::of(vmm.pid), &Directory::of(supervisor.pid));
-        let walls = Self::of(directories, vmm.pid, told);
+        let mut walls = Self::of(directories, vmm.pid, told);
+        walls.core_scheduling = core_scheduling(vmm.pid);
         // The number may have been given to another process while it was read.
         vmm.is_alive().then_some(walls)
     }
@@ -159,6 +165,12 @@ impl Walls {
         let missing = self.missing.iter().map(String::as_str);
         missing.filter(|name| !WHERE_POSSIBLE.contains(name)).collect()
     }
+}
+
+/// Whether a process has a core scheduling cookie.
+fn core_scheduling(pid: i32) -> Option<bool> {
+    let cookie = core_scheduling_cookie(Pid::from_raw(pid)?, CoreSchedulingScope::Thread);
+    cookie.ok().map(|cookie| cookie != 0)
 }
 
 #[cfg(test)]

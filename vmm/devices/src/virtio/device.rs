@@ -114,7 +114,7 @@ pub enum ActivateError {
         /// The queue's number.
         index: u16,
     },
-    /// The worker or its thread could not be started.
+    /// The worker could not be started.
     #[error("the device's worker could not be started")]
     Worker(#[source] io::Error),
     /// What the device serves is not there any more.

@@ -21,7 +21,11 @@ fn good() -> MachineConfig {
             initrd: Some(FdSlot(2)),
             cmdline: "quiet".to_owned(),
         },
-        console: ConsoleConfig { log: FdSlot(3), max_bytes: 1 << 20 },
+        console: ConsoleConfig {
+            log: FdSlot(3),
+            max_bytes: 1 << 20,
+            rate: TokenBucket { per_second: 1 << 20, burst: 1 << 20 },
+        },
         vsock: Some(VsockConfig { guest_cid: 3 }),
         fs: Some(FsConfig {
             tag: "shares".to_owned(),

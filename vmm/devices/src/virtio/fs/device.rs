@@ -1,5 +1,6 @@
 //! The config side.
 
+use std::io;
 use std::sync::Arc;
 
 use file_server::Server;
@@ -25,7 +26,7 @@ pub struct FsConfig {
 }
 
 /// Why a configuration is refused.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error)]
 pub enum FsConfigError {
     /// The tag does not fit the configuration space.
     #[error("the tag {0:?} does not have 1 to {TAG_SIZE} bytes without NUL")]
@@ -33,6 +34,9 @@ pub enum FsConfigError {
     /// The number of queues is out of range.
     #[error("{0} request queues are not between 1 and {MAX_REQUEST_QUEUES}")]
     Queues(u8),
+    /// The host has no descriptor or thread left.
+    #[error("a request queue cannot have a thread")]
+    Thread(#[source] io::Error),
 }
 
 /// The file system device.
@@ -41,18 +45,19 @@ pub struct Fs {
     /// The configuration space (§5.11.4): the tag, padded with NULs, and the number of queues.
     space: Vec<u8>,
     queue_sizes: Vec<u16>,
-    hook: Option<ThreadHook>,
+    /// One for each request queue, whether the driver uses it or not.
     threads: Vec<FsThread>,
     /// Requests that wait, while no thread has them.
     waiting: Vec<WaitingState>,
 }
 
 impl Fs {
-    /// A device in front of `server`. `hook` runs on each of its threads before the first request
-    /// and after the thread has become a worker of the server.
+    /// A device in front of `server`, with its threads. `hook` runs on each of them before the first
+    /// request and after the thread has become a worker of the server.
     ///
     /// # Errors
-    /// [`FsConfigError`] if the driver could not see the configuration as it is meant.
+    /// [`FsConfigError`] if the driver could not see the configuration as it is meant, or the host has
+    /// no threads.
     pub fn new(
         config: &FsConfig,
         server: Arc<Server>,
@@ -71,8 +76,10 @@ impl Fs {
         space.extend_from_slice(&u32::from(*queues).to_le_bytes());
         let requests = std::iter::repeat_n(REQUEST_QUEUE_SIZE, usize::from(*queues));
         let queue_sizes = std::iter::once(HIPRIO_QUEUE_SIZE).chain(requests).collect();
-        let (threads, waiting) = (Vec::new(), Vec::new());
-        Ok(Self { server, space, queue_sizes, hook, threads, waiting })
+        let thread = |number| FsThread::spawn(&server, format!("fs-{number}"), hook.clone());
+        let threads =
+            (0..*queues).map(thread).collect::<Result<_, _>>().map_err(FsConfigError::Thread)?;
+        Ok(Self { server, space, queue_sizes, threads, waiting: Vec::new() })
     }
 
     /// The device of a saved state, whose server has been restored, with the requests that waited.
@@ -116,27 +123,21 @@ impl VirtioDevice for Fs {
     }
 
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
-        for (number, queues) in self.share_out(&mut activation)?.into_iter().enumerate() {
+        let groups = self.share_out(&mut activation)?;
+        for (thread, queues) in self.threads.iter_mut().zip(groups) {
             let of_queues = |one: &mut WaitingState| {
                 queues.iter().any(|queue: &Virtqueue| queue.index() == one.queue)
             };
             let waiting = self.waiting.extract_if(.., of_queues).collect();
-            let worker = FsWorker {
-                server: Arc::clone(&self.server),
-                memory: Arc::clone(&activation.memory),
-                queues,
-                waiting,
-            };
-            let thread = FsThread::start(worker, format!("fs-{number}"), self.hook.clone())
-                .map_err(ActivateError::Worker)?;
-            self.threads.push(thread);
+            let memory = Arc::clone(&activation.memory);
+            thread.start(FsWorker { memory, queues, waiting }).map_err(ActivateError::Worker)?;
         }
         Ok(())
     }
 
     fn stop(&mut self) -> Vec<Virtqueue> {
         let mut all = Vec::new();
-        for thread in std::mem::take(&mut self.threads) {
+        for thread in &mut self.threads {
             let Stopped { queues, waiting } = thread.stop();
             all.extend(queues);
             self.waiting.extend(waiting);

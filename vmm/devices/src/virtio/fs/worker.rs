@@ -2,15 +2,17 @@
 //!
 //! It has a thread of its own rather than a place on an [`crate::event_loop::EventLoop`], since its
 //! requests wait for the host's disks, and since a file server's worker gives its thread a current
-//! directory, a umask and credentials of its own.
+//! directory, a umask and credentials of its own. It is started with the device and lives as long, since
+//! a virtual CPU's thread, on which drivers start and reset devices, may not make threads.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use file_server::Server;
+use file_server::{Server, WorkerError};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -21,7 +23,7 @@ use crate::event_loop::ThreadHook;
 use crate::memory::GuestRam;
 use crate::virtio::{Chain, QueueFailed, Virtqueue};
 
-/// The epoll data of the descriptor that ends the thread; queues have their place in its list.
+/// The epoll data of the descriptor that has the thread give its queues back; queues have their place in its list.
 const EXIT: u64 = u64::MAX;
 
 /// Requests of one queue served before the others, and a stop, get their turn.
@@ -42,9 +44,8 @@ const MAX_WAITING: usize = (HIPRIO_QUEUE_SIZE + REQUEST_QUEUE_SIZE) as usize;
 #[error("more than {MAX_WAITING} requests wait, more than the queues have entries")]
 struct TooManyWaiting;
 
-/// What a thread serves, and with what.
+/// What a thread serves.
 pub(super) struct FsWorker {
-    pub(super) server: Arc<Server>,
     pub(super) memory: Arc<GuestRam>,
     pub(super) queues: Vec<Virtqueue>,
     /// Requests of these queues that wait.
@@ -61,78 +62,128 @@ pub(super) struct Stopped {
 /// A request that waits: the place of its queue, and its chain.
 type Waiting<'m> = (usize, Chain<'m>);
 
-/// A running thread. Dropping it ends the thread.
+/// A thread that serves, or waits to be told what. Dropping it ends the thread.
 pub(super) struct FsThread {
-    exit: EventFd,
-    thread: Option<JoinHandle<Stopped>>,
+    wakes: Arc<Wakes>,
+    /// None when the thread shall end.
+    work: Option<SyncSender<FsWorker>>,
+    results: Receiver<Stopped>,
+    /// The queues whose notifications it waits for.
+    watched: Vec<RawFd>,
+    /// It has work.
+    serves: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a thread that serves waits for.
+struct Wakes {
+    epoll: Epoll,
+    stop: EventFd,
 }
 
 impl FsThread {
-    /// Starts a thread called `name`, on which `hook` runs before the first request.
-    pub(super) fn start(
-        worker: FsWorker,
+    /// Starts a thread called `name`, which becomes a worker of `server` and then runs `hook`.
+    pub(super) fn spawn(
+        server: &Arc<Server>,
         name: String,
         hook: Option<ThreadHook>,
     ) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
-        let exit = EventFd::new(EFD_NONBLOCK)?;
-        epoll.ctl(ControlOperation::Add, exit.as_raw_fd(), EpollEvent::new(EventSet::IN, EXIT))?;
+        let wakes = Wakes { epoll: Epoll::new()?, stop: EventFd::new(EFD_NONBLOCK)? };
+        let event = EpollEvent::new(EventSet::IN, EXIT);
+        wakes.epoll.ctl(ControlOperation::Add, wakes.stop.as_raw_fd(), event)?;
+        let wakes = Arc::new(wakes);
+        let (work, queue) = sync_channel::<FsWorker>(1);
+        let (done, results) = sync_channel(1);
+        let (server, on_thread) = (Arc::clone(server), Arc::clone(&wakes));
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            // First the worker, then the hook: a filter that the hook sets may forbid unshare(2).
+            let mut worker = file_server::Worker::new(Arc::clone(&server));
+            if let Some(hook) = hook {
+                hook(&name);
+            }
+            while let Ok(work) = queue.recv() {
+                if done.send(work.run(&on_thread, &server, &mut worker)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        let (work, thread) = (Some(work), Some(thread));
+        Ok(Self { wakes, work, results, watched: Vec::new(), serves: false, thread })
+    }
+
+    /// Has the thread, which must have nothing to do, serve the queues of `worker`.
+    pub(super) fn start(&mut self, worker: FsWorker) -> io::Result<()> {
         for (place, queue) in (0u64..).zip(&worker.queues) {
             // Edge-triggered, the descriptor need never be read: each notification is one event.
             let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, place);
-            epoll.ctl(ControlOperation::Add, queue.kick().as_raw_fd(), event)?;
+            let fd = queue.kick().as_raw_fd();
+            self.wakes.epoll.ctl(ControlOperation::Add, fd, event)?;
+            self.watched.push(fd);
         }
-        let thread = std::thread::Builder::new()
-            .name(name.clone())
-            .spawn(move || worker.run(&epoll, &name, hook))?;
-        Ok(Self { exit, thread: Some(thread) })
+        let sent = self.work.as_ref().map(|work| work.try_send(worker));
+        self.serves = matches!(sent, Some(Ok(())));
+        if self.serves { Ok(()) } else { Err(io::Error::other("its thread has ended")) }
     }
 
-    /// Ends the thread after the requests that it is serving and gives its queues back, and what
-    /// waits; nothing if it was lost to a panic, which has been reported by the panic hook.
-    pub(super) fn stop(mut self) -> Stopped {
-        self.join()
-    }
-
-    fn join(&mut self) -> Stopped {
-        let Some(thread) = self.thread.take() else { return Stopped::default() };
-        // Fails only at the counter's maximum, where the event is pending already.
-        let _ = self.exit.write(1);
-        thread.join().unwrap_or_default()
+    /// Takes the queues back after the requests that the thread is serving, and what waits; nothing if
+    /// it has no work, or was lost to a panic, which has been reported by the panic hook.
+    pub(super) fn stop(&mut self) -> Stopped {
+        let mut stopped = Stopped::default();
+        if std::mem::take(&mut self.serves) {
+            // Fails only at the counter's maximum, where the event is pending already.
+            let _ = self.wakes.stop.write(1);
+            stopped = self.results.recv().unwrap_or_default();
+            let _ = self.wakes.stop.read();
+        }
+        for fd in std::mem::take(&mut self.watched) {
+            // It was added, and the transport keeps it open: the kernel has nothing to refuse.
+            let _ = self.wakes.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
+        }
+        stopped
     }
 }
 
 impl Drop for FsThread {
     fn drop(&mut self) {
-        self.join();
+        self.stop();
+        self.work = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported by the panic hook.
+            let _ = thread.join();
+        }
     }
 }
 
 impl FsWorker {
-    fn run(mut self, epoll: &Epoll, name: &str, hook: Option<ThreadHook>) -> Stopped {
-        // First the worker, then the hook: a filter that the hook sets may forbid unshare(2).
-        let worker = file_server::Worker::new(Arc::clone(&self.server));
-        if let Some(hook) = hook {
-            hook(name);
-        }
+    fn run(
+        mut self,
+        wakes: &Wakes,
+        server: &Server,
+        worker: &mut Result<file_server::Worker, WorkerError>,
+    ) -> Stopped {
         match worker {
-            Ok(mut worker) => self.serve_until_exit(epoll, &mut worker),
+            Ok(worker) => self.serve_until_stop(&wakes.epoll, server, worker),
             // Nothing can be served; the guest must not wait for ever.
             Err(error) => {
                 for queue in &mut self.queues {
-                    queue.fail(&error);
+                    queue.fail(error);
                 }
             }
         }
         Stopped { queues: self.queues, waiting: self.waiting }
     }
 
-    fn serve_until_exit(&mut self, epoll: &Epoll, worker: &mut file_server::Worker) {
+    fn serve_until_stop(
+        &mut self,
+        epoll: &Epoll,
+        server: &Server,
+        worker: &mut file_server::Worker,
+    ) {
         // One more than the queues, which are two at most.
         let mut events = [EpollEvent::default(); 4];
         let memory = Arc::clone(&self.memory);
         let mut waiting = self.take_waiting(&memory);
-        let (mut unlocks, mut last) = (self.server.unlocks(), Instant::now());
+        let (mut unlocks, mut last) = (server.unlocks(), Instant::now());
         loop {
             let timeout = if waiting.is_empty() { -1 } else { RETRY_MS };
             let count = match epoll.wait(timeout, &mut events) {
@@ -153,9 +204,9 @@ impl FsWorker {
                 }
             }
             // Not only when the time is over: a busy guest leaves none.
-            let due = |last: Instant| self.server.unlocks() != unlocks || last.elapsed() >= RETRY;
+            let due = |last: Instant| server.unlocks() != unlocks || last.elapsed() >= RETRY;
             if !waiting.is_empty() && due(last) {
-                (unlocks, last) = (self.server.unlocks(), Instant::now());
+                (unlocks, last) = (server.unlocks(), Instant::now());
                 waiting.retain(|waiting| self.serve_again(waiting, &memory, worker));
             }
         }

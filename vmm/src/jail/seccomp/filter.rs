@@ -1,0 +1,66 @@
+//! Programs for the kernel, from lists of calls.
+
+use libc::c_long;
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
+};
+use std::collections::BTreeMap;
+
+/// A system call that a thread may make.
+pub(super) struct Call {
+    pub(super) number: c_long,
+    /// With which arguments.
+    pub(super) arguments: Arguments,
+    /// What for.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for readers, and for the test of the lists")
+    )]
+    pub(super) reason: &'static str,
+}
+
+/// With which arguments a call is allowed.
+pub(super) enum Arguments {
+    /// Any.
+    Any,
+    /// Those that one of these rules matches.
+    When(fn() -> Result<Vec<SeccompRule>, BackendError>),
+}
+
+/// Allows `calls`, and ends the process at any other.
+pub(super) fn allow<'a>(calls: impl Iterator<Item = &'a Call>) -> Result<BpfProgram, BackendError> {
+    let rules = calls
+        .map(|call| match call.arguments {
+            Arguments::Any => Ok((call.number, Vec::new())),
+            Arguments::When(rules) => Ok((call.number, rules()?)),
+        })
+        .collect::<Result<_, BackendError>>()?;
+    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture())?
+        .try_into()
+}
+
+/// Ends the process at any of these calls, and allows all others.
+pub(super) fn forbid(calls: &[c_long]) -> Result<BpfProgram, BackendError> {
+    let rules: BTreeMap<_, _> = calls.iter().map(|call| (*call, Vec::new())).collect();
+    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, architecture())?
+        .try_into()
+}
+
+pub(super) fn any_of(argument: u8, values: &[u32]) -> Result<Vec<SeccompRule>, BackendError> {
+    values.iter().map(|value| masked(argument, u64::from(u32::MAX), u64::from(*value))).collect()
+}
+
+/// Matches when the bits `mask` of the argument are those of `value`.
+pub(super) fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompRule, BackendError> {
+    SeccompRule::new(vec![SeccompCondition::new(
+        argument,
+        SeccompCmpArgLen::Qword,
+        SeccompCmpOp::MaskedEq(mask),
+        value,
+    )?])
+}
+
+const fn architecture() -> TargetArch {
+    TargetArch::x86_64
+}

@@ -1,0 +1,211 @@
+//! The system calls of each kind of thread; any other ends the process.
+//!
+//! A filter is inherited by the threads that a thread makes, and never widened. So all threads are made
+//! while only [`calls::NEVER`] is forbidden, before there is anything of the guest's; each takes the
+//! filter of its kind before its first work, and the guest runs when all have it.
+
+mod calls;
+mod filter;
+mod kind;
+
+pub use kind::Kind;
+
+use devices::event_loop::ThreadHook;
+use seccompiler::{BpfProgram, Error, apply_filter};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long the threads of a machine may take to start.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why the filters could not be made or installed.
+#[derive(Debug, thiserror::Error)]
+pub enum SeccompError {
+    /// A mistake in the lists.
+    #[error("a system call filter could not be compiled")]
+    Compile(#[source] seccompiler::BackendError),
+    /// The kernel refused.
+    #[error("the kernel refused a system call filter")]
+    Install(#[source] Error),
+    /// A thread did not get that far.
+    #[error("{confined} of {threads} threads had their system call filter after {DEADLINE:?}")]
+    Unconfined {
+        /// Those that had.
+        confined: usize,
+        /// All of them.
+        threads: usize,
+    },
+}
+
+/// Filters, compiled.
+pub struct Filters {
+    never: BpfProgram,
+    by_kind: [(Kind, BpfProgram); 4],
+    /// Threads that have taken theirs.
+    confined: Mutex<usize>,
+    one_more: Condvar,
+}
+
+impl Filters {
+    /// Compiles all filters.
+    ///
+    /// # Errors
+    /// [`SeccompError::Compile`].
+    pub fn compile() -> Result<Self, SeccompError> {
+        let compile = |kind: Kind| Ok((kind, filter::allow(kind.calls())?));
+        let [control, vcpu, device, file_server] = Kind::ALL.map(compile);
+        let compiled = || -> Result<_, seccompiler::BackendError> {
+            Ok((filter::forbid(calls::NEVER)?, [control?, vcpu?, device?, file_server?]))
+        };
+        let (never, by_kind) = compiled().map_err(SeccompError::Compile)?;
+        Ok(Self { never, by_kind, confined: Mutex::new(0), one_more: Condvar::new() })
+    }
+
+    /// Forbids this thread, and all that it makes, what none of them will ever do. To be called before
+    /// there are others.
+    ///
+    /// # Errors
+    /// [`SeccompError::Install`].
+    pub fn begin(&self) -> Result<(), SeccompError> {
+        apply_filter(&self.never).map_err(SeccompError::Install)
+    }
+
+    /// Confines this thread.
+    ///
+    /// # Errors
+    /// [`SeccompError::Install`].
+    pub fn confine(&self, kind: Kind) -> Result<(), SeccompError> {
+        let filter = self.by_kind.iter().find(|(of, _)| *of == kind).map(|(_, filter)| filter);
+        filter.map_or(Ok(()), |filter| apply_filter(filter).map_err(SeccompError::Install))
+    }
+
+    /// What a thread does first, whose kind its name tells.
+    ///
+    /// A thread that could not be confined must not serve a guest, and there is nobody to report to
+    /// from it: the process ends.
+    #[must_use]
+    pub fn hook(self: &Arc<Self>, kind: fn(&str) -> Kind) -> ThreadHook {
+        let filters = self.clone();
+        Arc::new(move |name| {
+            if let Err(error) = filters.confine(kind(name)) {
+                eprintln!("ringfence-vmm: thread {name} could not be confined: {error}");
+                crate::process::end(1);
+            }
+            *filters.confined.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+            filters.one_more.notify_all();
+        })
+    }
+
+    /// Waits until `threads` threads have done what [`Self::hook`] says.
+    ///
+    /// # Errors
+    /// [`SeccompError::Unconfined`] after a time that no host needs.
+    pub fn wait_for(&self, threads: usize) -> Result<(), SeccompError> {
+        let confined = self.confined.lock().unwrap_or_else(PoisonError::into_inner);
+        let (confined, waited) = self
+            .one_more
+            .wait_timeout_while(confined, DEADLINE, |confined| *confined < threads)
+            .unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(SeccompError::Unconfined { confined: *confined, threads });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// What the project allows itself.
+    const MOST_CALLS: usize = 60;
+
+    #[test]
+    fn a_kind_of_thread_has_few_calls_each_for_a_reason() {
+        for kind in Kind::ALL {
+            let numbers: BTreeSet<_> = kind.calls().map(|call| call.number).collect();
+            assert_eq!(numbers.len(), kind.calls().count(), "{kind:?} has a call twice");
+            assert!(numbers.len() <= MOST_CALLS, "{kind:?} has {} calls", numbers.len());
+            for call in kind.calls() {
+                assert!(!call.reason.is_empty(), "{kind:?} has {} for no reason", call.number);
+                assert!(!calls::NEVER.contains(&call.number), "{kind:?} has {}", call.number);
+            }
+            // Threads, processes, sockets, signals to others, and what only counts with a kernel's bug.
+            for forbidden in [
+                libc::SYS_clone,
+                libc::SYS_clone3,
+                libc::SYS_unshare,
+                libc::SYS_prctl,
+                libc::SYS_seccomp,
+                libc::SYS_socket,
+                libc::SYS_connect,
+                libc::SYS_kill,
+                libc::SYS_name_to_handle_at,
+            ] {
+                assert!(!numbers.contains(&forbidden), "{kind:?} has {forbidden}");
+            }
+        }
+        let has = |kind: Kind, number| kind.calls().any(|call| call.number == number);
+        assert!(has(Kind::Vcpu, libc::SYS_ioctl) && has(Kind::FileServer, libc::SYS_openat2));
+        assert!(!has(Kind::Vcpu, libc::SYS_openat) && !has(Kind::Device, libc::SYS_openat));
+        for kind in [Kind::Control, Kind::Device, Kind::FileServer] {
+            assert!(!has(kind, libc::SYS_ioctl), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn all_filters_compile() {
+        let filters = Filters::compile().unwrap();
+        for (kind, filter) in &filters.by_kind {
+            // BPF_MAXINSNS (linux/bpf_common.h).
+            assert!(filter.len() < 4096, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_thread_is_known_by_its_name() {
+        let kinds = ["devices", "net-0", "disk-1", "fs-0"].map(Kind::of_device_thread);
+        assert_eq!(kinds, [Kind::Device, Kind::Device, Kind::Device, Kind::FileServer]);
+    }
+
+    #[test]
+    fn a_confined_thread_gives_large_memory_back() {
+        // In a process of its own: here, other tests' threads have left heaps behind.
+        let program = std::env::current_exe().unwrap();
+        let test = "jail::seccomp::tests::gives_large_memory_back";
+        let mut child = std::process::Command::new(program);
+        let status = child.args(["--exact", "--ignored", "--quiet", test]).status().unwrap();
+        assert!(status.success(), "{status}");
+    }
+
+    #[test]
+    #[ignore = "has to be alone in its process: a_confined_thread_gives_large_memory_back runs it"]
+    fn gives_large_memory_back() {
+        // Without the one heap, this process dies of SIGSYS here.
+        crate::process::use_one_heap();
+        let filters = Filters::compile().unwrap();
+        let thread = std::thread::spawn(move || {
+            filters.confine(Kind::Device).unwrap();
+            for _ in 0..4 {
+                let buffers: Vec<_> = (0..64).map(|_| vec![1_u8; 100 << 10]).collect();
+                assert_eq!(buffers.iter().map(|buffer| usize::from(buffer[0])).sum::<usize>(), 64);
+            }
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn threads_that_have_their_filter_are_counted() {
+        let filters = Arc::new(Filters::compile().unwrap());
+        let hook = filters.hook(|_| Kind::Device);
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                let hook = hook.clone();
+                std::thread::spawn(move || hook("devices"))
+            })
+            .collect();
+        filters.wait_for(3).unwrap();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
