@@ -15,13 +15,15 @@ pub(crate) const EMPTY: &CStr = c"/run/ringfence/empty";
 pub(crate) const NODES: &CStr = c"/run/ringfence/nodes";
 /// File systems in memory that containers share, by name.
 pub(crate) const MEMORIES: &CStr = c"/run/ringfence/memories";
-/// sysfs, mounted when a container with a user namespace is the first to need it.
+/// File systems on disks that are roots of containers, by the disk's serial number.
+pub(crate) const DISKS: &CStr = c"/run/ringfence/disks";
+/// sysfs, mounted when something is the first to need it: a container with a user namespace, or a disk.
 pub(crate) const SYSFS: &CStr = c"/run/ringfence/sysfs";
 /// cgroup version 2.
 pub(crate) const CGROUPS: &CStr = c"/sys/fs/cgroup";
 
 /// Directories to make at boot, parents first.
-pub(crate) const DIRECTORIES: [&CStr; 13] = [
+pub(crate) const DIRECTORIES: [&CStr; 14] = [
     c"/proc",
     c"/dev",
     c"/sys",
@@ -35,4 +37,5 @@ pub(crate) const DIRECTORIES: [&CStr; 13] = [
     EMPTY,
     NODES,
     MEMORIES,
+    DISKS,
 ];

@@ -14,7 +14,7 @@
 //!
 //! A further process of a container goes through Created without waiting.
 
-use crate::container::{Cgroup, Home, Limits, Spawned};
+use crate::container::{Cgroup, Disk, Home, Limits, Spawned};
 use agent_protocol::{AgentError, ExitStatus, INIT_PROCESS, IdMapping, Namespaces, SeccompPlan};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -30,6 +30,8 @@ const DELETION_NS: u64 = 10_000_000_000;
 /// A container.
 pub(crate) struct Container {
     pub(crate) cgroup: Cgroup,
+    /// Its root, if that is on a disk.
+    pub(crate) disk: Option<Disk>,
     /// Those that it has for itself.
     pub(crate) namespaces: Namespaces,
     /// With those that it shares with another container.

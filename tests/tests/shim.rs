@@ -203,6 +203,21 @@ fn streams_and_terminals_reach_a_task() {
     containerd.leave(&["--log-uri", &uri], "logged", "echo kept; exec sleep 1000");
     wait_for("the log", || std::fs::read(&log).is_ok_and(|text| text == b"kept\n"));
     containerd.remove("logged");
+
+    // A program takes it, and ends when it does.
+    let logger = lab.scratch().join("logger");
+    let script = "#!/bin/sh\nexec 5>&-\ncat <&4 >$1.err &\ncat <&3 >$1.out\nwait\n\
+                  echo $CONTAINER_ID $CONTAINER_NAMESPACE >$1.id\n";
+    std::fs::write(&logger, script).expect("it can be written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&logger, mode).expect("it can be made executable");
+    let uri = format!("binary://{}?{}", logger.display(), log.display());
+    containerd.leave(&["--log-uri", &uri], "program", "echo out; echo err >&2; exit 3");
+    expect_state("program", "STOPPED");
+    containerd.remove("program");
+    let read = |end: &str| std::fs::read_to_string(log.with_extension(end)).unwrap_or_default();
+    assert_eq!((read("out"), read("err")), ("out\n".to_owned(), "err\n".to_owned()));
+    assert_eq!(read("id"), "program default\n");
     lab.expect_nothing_left();
 }
 
@@ -324,7 +339,8 @@ fn what_cannot_be_done_is_refused_by_name() {
         let _ = ctr(&["container", "delete", "refused"]);
     };
     refuse(&["--annotation", "dev.ringfence.wings=2"], "dev.ringfence.wings");
-    refuse(&["--log-uri", "binary:///bin/true"], "binary");
+    refuse(&["--log-uri", "syslog:///bin/true"], "syslog");
+    refuse(&["--log-uri", "binary:///no/logger"], "/no/logger");
     refuse(&["--annotation", "io.kubernetes.cri.container-type=tree"], "tree");
     containerd.leave(&[], "there", "exec sleep 1000");
     let image = Path::new("/nowhere");

@@ -245,6 +245,7 @@ impl Options {
                     rate_limit: None,
                 })
                 .collect(),
+            drives: Vec::new(),
             nets: Vec::new(),
             rng: true,
             balloon: Some(BalloonConfig { free_page_reporting: true }),

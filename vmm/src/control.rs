@@ -7,8 +7,8 @@ use crate::boot::entry::EntryError;
 use crate::jail::seccomp::{Filters, Kind, SeccompError};
 use crate::jail::{self, Confinement, JailError, SharedFile, Walls, fds};
 use crate::machine::{
-    self, BuildError, DeviceRequestError, Machine, MachineEvent, MachineSpec, ShareSpec, SpecError,
-    Surroundings, ThreadHooks, WrongState, with_causes,
+    self, BuildError, DeviceRequestError, InsertedSpec, Machine, MachineEvent, MachineSpec,
+    ShareSpec, SpecError, Surroundings, ThreadHooks, WrongState, with_causes,
 };
 use crate::timeline::Timeline;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -66,6 +66,8 @@ enum RequestError {
     StoppedAtOnce(String),
     #[error(transparent)]
     Share(SpecError),
+    #[error(transparent)]
+    Disk(SpecError),
     #[error("the request came with {count} descriptors, not with one")]
     NotOneFd { count: usize },
     #[error(
@@ -86,9 +88,11 @@ enum RequestError {
 impl RequestError {
     fn kind(&self) -> VmmErrorKind {
         match self {
-            Self::Spec(_) | Self::Share(_) | Self::NotOneFd { .. } | Self::SharesAreFixed => {
-                VmmErrorKind::InvalidConfig
-            }
+            Self::Spec(_)
+            | Self::Share(_)
+            | Self::Disk(_)
+            | Self::NotOneFd { .. }
+            | Self::SharesAreFixed => VmmErrorKind::InvalidConfig,
             Self::Device(error) => match error {
                 DeviceRequestError::Vsock(_) => VmmErrorKind::Host,
                 _ => VmmErrorKind::InvalidConfig,
@@ -287,6 +291,13 @@ fn fulfil(started: &Started, request: Request, fds: Vec<OwnedFd>) -> Result<Repl
         }
         Request::RemoveShare { name } => {
             machine.remove_share(&name).map(done).map_err(RequestError::Device)
+        }
+        Request::InsertDisk(disk) => {
+            let disk = InsertedSpec::new(disk, fds).map_err(RequestError::Disk)?;
+            machine.insert_disk(disk).map(done).map_err(RequestError::Device)
+        }
+        Request::EjectDisk { drive } => {
+            machine.eject_disk(drive).map(done).map_err(RequestError::Device)
         }
         Request::SetBalloon { mib } => {
             machine.set_balloon(mib).map(done).map_err(RequestError::Device)

@@ -119,12 +119,42 @@ pub struct IdMapping {
 /// The root file system of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootPlan {
-    /// Name of the share that is the root.
-    pub share: String,
+    /// Where it is.
+    pub source: RootSource,
     /// Remount read-only when everything is mounted.
     pub read_only: bool,
     /// Propagation of `/` inside: MS_PRIVATE, MS_SLAVE, MS_SHARED or MS_UNBINDABLE, with MS_REC.
     pub propagation: u64,
+}
+
+/// Where a root file system is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootSource {
+    /// In a share.
+    Share {
+        /// Its name.
+        name: String,
+    },
+    /// On a disk, for one container.
+    Disk(DiskPlan),
+    /// Nowhere. The first process executes no program: it is the agent's own, sees nothing, and keeps the
+    /// container's namespaces for others until SIGKILL. Of the plan mean something: namespaces, names,
+    /// kernel parameters and the cgroup.
+    Nothing,
+}
+
+/// A file system on a disk of the machine, which is mounted as long as the container is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskPlan {
+    /// Serial number of the virtio-blk device, 1 to 20 bytes. A disk that is put into a drive may be seen
+    /// a moment later than the request that names it.
+    pub serial: String,
+    /// Type of the file system.
+    pub kind: String,
+    /// MS_* flags (mount(2)).
+    pub flags: u64,
+    /// Options of the file system, separated by commas.
+    pub data: String,
 }
 
 /// One mount.

@@ -127,6 +127,11 @@ impl ChildEnd {
         rustix::net::send(&self.fd, &[PASSED], SendFlags::NOSIGNAL).map(drop)
     }
 
+    /// Says that it runs, as the execution of a program would.
+    pub(super) fn end(&self) -> Result<(), Errno> {
+        rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both)
+    }
+
     /// Says why there will be no process.
     pub(super) fn fail(&self, mut error: AgentError) {
         if error.message.len() > MAX_MESSAGE {

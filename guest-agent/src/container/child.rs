@@ -4,11 +4,13 @@
 #![expect(unsafe_code, reason = "closes the agent's descriptors")]
 
 use super::channel::{ChildEnd, Executed};
-use super::program;
 use super::{credentials, devices, hooks, mounts, namespaces, rootfs, terminal, user_namespace};
+use super::{keeper, program};
 use crate::failure::{Outcome, failed, of_kind};
 use crate::sys;
-use agent_protocol::{ContainerPlan, ErrorKind, Namespaces, ProcessPlan, SeccompPlan, StartHooks};
+use agent_protocol::{
+    ContainerPlan, ErrorKind, Namespaces, ProcessPlan, RootSource, SeccompPlan, StartHooks,
+};
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
@@ -117,6 +119,9 @@ fn build(
         namespaces::join_shared(sharer, shared)?;
     }
     namespaces::set_up(plan.namespaces)?;
+    if plan.root.source == RootSource::Nothing {
+        return keeper::keep(plan, channel);
+    }
     let root = rootfs::attach(&plan.root)?;
     let deferred = mounts::mount_all(root.as_fd(), plan)?;
     if !mounts::dev_is_shared(plan) {

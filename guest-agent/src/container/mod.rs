@@ -10,7 +10,9 @@ mod child;
 mod copy_up;
 mod credentials;
 mod devices;
+mod disk;
 mod hooks;
+mod keeper;
 mod mounts;
 mod namespaces;
 mod paths;
@@ -27,6 +29,7 @@ pub(crate) use channel::{Word, died_in_hooks, died_silently, go, receive};
 pub(crate) use child::Streams;
 pub(crate) use credentials::Limits;
 pub(crate) use devices::forget as forget_devices;
+pub(crate) use disk::{Disk, mount_root as mount_root_disk};
 pub(crate) use namespaces::{all_of, bring_up_loopback};
 pub(crate) use processes::list as list_processes;
 pub(crate) use shared_memory::make as make_shared_memory;
@@ -36,7 +39,9 @@ pub(crate) use user_namespace::host_id;
 
 use crate::failure::{Outcome, failed};
 use crate::{layout, sys};
-use agent_protocol::{ContainerPlan, MountSource, Namespaces, ProcessPlan, SeccompPlan};
+use agent_protocol::{
+    ContainerPlan, MountSource, Namespaces, ProcessPlan, RootSource, SeccompPlan,
+};
 use alloc::format;
 use alloc::vec::Vec;
 use channel::ChildEnd;
@@ -75,7 +80,11 @@ pub(crate) fn spawn_init(
         MountSource::Share { name, .. } => Some(name.as_str()),
         MountSource::FileSystem { .. } | MountSource::Memory { .. } => None,
     });
-    shares.chain([plan.root.share.as_str()]).try_for_each(reach_share)?;
+    let root = match &plan.root.source {
+        RootSource::Share { name } => Some(name.as_str()),
+        RootSource::Disk(_) | RootSource::Nothing => None,
+    };
+    shares.chain(root).try_for_each(reach_share)?;
     let has_users = plan.namespaces.user;
     let mut nodes = Vec::new();
     if has_users {

@@ -1,9 +1,10 @@
 //! The root of a container: attached, finished, entered.
 
+use super::disk;
 use super::paths::{self, Kind};
 use crate::failure::{Outcome, failed};
 use crate::{layout, sys};
-use agent_protocol::{ContainerPlan, FileWrite, RootPlan};
+use agent_protocol::{ContainerPlan, FileWrite, RootPlan, RootSource};
 use alloc::format;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
@@ -46,7 +47,12 @@ pub(super) fn attach(plan: &RootPlan) -> Outcome<OwnedFd> {
     // Nothing that is mounted from here on may reach another mount namespace.
     sys::mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None)
         .map_err(|errno| failed(format_args!("making mounts private"), errno))?;
-    let root = share(&plan.share, true)?;
+    let root = match &plan.source {
+        RootSource::Share { name } => share(name, true)?,
+        RootSource::Disk(disk) => disk::copy(disk)?,
+        RootSource::Nothing => copy_mount(CWD, &layout::EMPTY.to_string_lossy(), false)
+            .map_err(|errno| failed(format_args!("opening an empty root"), errno))?,
+    };
     openat(CWD, layout::ROOT, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .and_then(|place| attach_mount(root.as_fd(), place.as_fd()))
         .map_err(|errno| failed(format_args!("mounting the root"), errno))?;

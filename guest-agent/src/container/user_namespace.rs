@@ -62,6 +62,11 @@ pub(super) fn show_sysfs(plan: &ContainerPlan) -> Outcome<()> {
     if !plan.mounts.iter().any(|mount| is_sysfs(&mount.source)) {
         return Ok(());
     }
+    mount_sysfs()
+}
+
+/// Mounts the agent's sysfs, unless it is there.
+pub(super) fn mount_sysfs() -> Outcome<()> {
     let mount = || {
         match mkdirat(CWD, layout::SYSFS, Mode::from_raw_mode(0o755)) {
             Ok(()) => {}

@@ -182,7 +182,12 @@ impl Server<'_> {
         let all_ended = left.clone().all(|process| process.stage == Stage::Reported);
         let Some(known) = self.table.containers.get_mut(container) else { return };
         let Some(deletion) = &known.deletion else { return };
-        let removed = if all_ended { known.cgroup.remove() } else { Err(Errno::BUSY) };
+        let removed = if all_ended {
+            let released = known.disk.as_ref().map_or(Ok(()), container::Disk::release);
+            released.and_then(|()| known.cgroup.remove())
+        } else {
+            Err(Errno::BUSY)
+        };
         match removed {
             Ok(()) => {
                 let request = deletion.request;
@@ -204,7 +209,7 @@ impl Server<'_> {
                 let request = deletion.request;
                 known.deletion = None;
                 if let Some(request) = request {
-                    let step = format_args!("removing the cgroup of container {container:?}");
+                    let step = format_args!("removing what is left of container {container:?}");
                     self.reply(request, Err(failed(step, errno)));
                 }
             }

@@ -96,6 +96,9 @@ impl Server<'_> {
         }
         container::make_shared_memory(&plan, &mut self.memories)?;
         let cgroup = Cgroup::create(&plan.id, &plan.cgroup)?;
+        let disk = container::mount_root_disk(&plan.root).inspect_err(|_| {
+            let _ = cgroup.remove();
+        })?;
         let key = self.new_key();
         let spawned = self
             .open_streams(key, &plan.init, owner(&plan.init, &plan.uid_mappings))
@@ -112,6 +115,9 @@ impl Server<'_> {
                 if plan.namespaces.user {
                     container::forget_devices(&plan.id);
                 }
+                if let Some(disk) = &disk {
+                    let _ = disk.release();
+                }
                 let _ = cgroup.remove();
                 return Err(error);
             }
@@ -124,6 +130,7 @@ impl Server<'_> {
             memory_events: self.watch_memory(container_key, &cgroup),
             kills_told: 0,
             cgroup,
+            disk,
             all_namespaces: container::all_of(&plan),
             namespaces: plan.namespaces,
             uid_mappings: plan.uid_mappings,

@@ -186,6 +186,15 @@ pub(crate) fn restore_pipe_signal() -> Result<()> {
     unsafe { call(libc::SYS_rt_sigaction, arguments) }.map(drop)
 }
 
+/// Has the kernel reap the children of this process by itself.
+pub(crate) fn ignore_children() -> Result<()> {
+    // SIG_IGN, no flags, an empty mask, as above.
+    let action = [1_u64, 0, 0, 0];
+    let arguments = [signed(libc::SIGCHLD), pointer(&action), 0, SIGNAL_SET, 0, 0];
+    // SAFETY: the kernel reads its structure from a larger one and runs no code of ours for it.
+    unsafe { call(libc::SYS_rt_sigaction, arguments) }.map(drop)
+}
+
 /// signalfd(2) for these signals.
 pub(crate) fn signal_fd(set: u64) -> Result<OwnedFd> {
     let flags = signed(libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);

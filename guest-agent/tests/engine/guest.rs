@@ -3,8 +3,8 @@
 use agent_client::{Client, ClientError, Connection};
 use agent_protocol::{
     CONTROL_PORT, Capabilities, CgroupPlan, ContainerPlan, Event, ExitStatus, GuestConfig,
-    MountPlan, MountSource, Namespaces, ProcessPlan, RootPlan, StartHooks, StdioPlan, UserPlan,
-    VERSION,
+    MountPlan, MountSource, Namespaces, ProcessPlan, RootPlan, RootSource, StartHooks, StdioPlan,
+    UserPlan, VERSION,
 };
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -147,7 +147,11 @@ impl Guest {
             gid_mappings: vec![],
             hostname: Some("inside".into()),
             domainname: None,
-            root: RootPlan { share: "root".into(), read_only: false, propagation: 0 },
+            root: RootPlan {
+                source: RootSource::Share { name: "root".into() },
+                read_only: false,
+                propagation: 0,
+            },
             mounts: standard_mounts(),
             devices: vec![],
             masked_paths: vec![],

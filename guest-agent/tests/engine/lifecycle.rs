@@ -169,7 +169,7 @@ async fn a_wrong_plan_costs_one_request() {
     bad.init.cwd = "relative".into();
     assert_eq!(kind(guest.client.create_container(bad, SOON).await), ErrorKind::InvalidArgument);
     let mut bad = good.clone();
-    bad.root.share = "none".into();
+    bad.root.source = agent_protocol::RootSource::Share { name: "none".into() };
     assert_eq!(kind(guest.client.create_container(bad, SOON).await), ErrorKind::Failed);
     let mut bad = good.clone();
     bad.mounts.push(crate::guest::mount("/x", "nofs", 0, ""));

@@ -6,6 +6,8 @@
 
 use crate::arguments::Arguments;
 use crate::shim_error::ShimError;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
 use sandbox::spec::{Bundle, PodRole};
 use sha2::{Digest, Sha256};
 use std::io;
@@ -19,6 +21,11 @@ use std::process::{Command, Stdio};
 const SOCKETS: &str = "/run/containerd/s";
 /// The highest version of the task API that the caller knows; not set before containerd 1.7.
 const MAX_VERSION: &str = "MAX_SHIM_VERSION";
+/// Where the runtime's options are kept, beside the bundle, which a sandbox is told at its start only.
+pub(crate) const OPTIONS: &str = "runtime-options";
+/// Bytes of options at most, and how long the caller may take to give them.
+const MAX_OPTIONS: usize = 1 << 20;
+const OPTIONS_DEADLINE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// The version with the same messages under another name.
 const TASK_V3: u32 = 3;
 
@@ -39,6 +46,10 @@ pub(crate) fn start(arguments: &Arguments) -> Result<String, ShimError> {
     };
     let path = socket_path(&arguments.address, &arguments.namespace, pod);
     let address = format!("unix://{}", path.display());
+    if let Some(options) = read_options()? {
+        let file = bundle.join(OPTIONS);
+        std::fs::write(&file, options).map_err(|source| ShimError::Path { path: file, source })?;
+    }
     if matches!(role, PodRole::Member(_)) {
         if UnixStream::connect(&path).is_err() {
             return Err(ShimError::NoPod { pod: pod.to_owned(), path });
@@ -53,6 +64,35 @@ pub(crate) fn start(arguments: &Arguments) -> Result<String, ShimError> {
     let file = bundle.join("address");
     std::fs::write(&file, &address).map_err(|source| ShimError::Path { path: file, source })?;
     Ok(answer(&address, std::env::var(MAX_VERSION).ok().as_deref()))
+}
+
+/// What containerd gives as the standard input: the runtime's options, or nothing.
+fn read_options() -> Result<Option<Vec<u8>>, ShimError> {
+    let input = rustix::stdio::stdin();
+    let is_pipe = rustix::fs::fstat(input)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    if !is_pipe {
+        return Ok(None);
+    }
+    let mut options = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let mut ready = [PollFd::from_borrowed_fd(input, PollFlags::IN)];
+        let failed = |source: io::Error| ShimError::Options(source);
+        let count =
+            poll(&mut ready, Some(&OPTIONS_DEADLINE)).map_err(|errno| failed(errno.into()))?;
+        if count == 0 {
+            return Err(failed(io::ErrorKind::TimedOut.into()));
+        }
+        let count = rustix::io::read(input, &mut piece).map_err(|errno| failed(errno.into()))?;
+        options.extend_from_slice(piece.get(..count).unwrap_or_default());
+        if options.len() > MAX_OPTIONS {
+            return Err(failed(io::ErrorKind::FileTooLarge.into()));
+        }
+        if count == 0 {
+            return Ok(Some(options).filter(|options| !options.is_empty()));
+        }
+    }
 }
 
 /// The plain address is version 2, which every containerd knows.

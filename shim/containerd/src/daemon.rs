@@ -1,10 +1,11 @@
 //! The process that serves one pod.
 
 use crate::arguments::Arguments;
-use crate::cleanup::state_root;
+use crate::sandbox_service::SandboxService;
 use crate::shim_error::ShimError;
 use crate::task::{Known, TaskService};
 use crate::{events, log};
+use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
 use rustix::fs::{Mode, OFlags};
 use sandbox::{Figurehead, behind_figurehead};
@@ -73,7 +74,7 @@ async fn serve_pod(
     let known = Arc::new(Known::default());
     let over = Arc::new(Notify::new());
     let service = Arc::new(TaskService::new(
-        state_root(&arguments.namespace),
+        arguments.namespace.clone(),
         figurehead,
         sender,
         Arc::clone(&known),
@@ -89,6 +90,8 @@ async fn serve_pod(
     for (name, more) in create_task(service.clone()) {
         services.insert(if name == TASK_V3 { TASK_V2.to_owned() } else { name }, more);
     }
+    let sandboxes = SandboxService::new(arguments.id.clone(), Arc::clone(&service));
+    services.extend(create_sandbox(Arc::new(sandboxes)));
     let mut server =
         Server::new().add_listener(Listener::from(listener)).register_service(services);
     server.start().await.map_err(ShimError::Service)?;

@@ -34,6 +34,9 @@ pub(crate) async fn publish(
     let mut client = None;
     while let Some(event) = events.recv().await {
         let Some(address) = &address else { continue };
+        if known.is_keeper(event.container()) {
+            continue;
+        }
         if matches!(&event, PodEvent::Deleted { process, .. } if !process.is_empty()) {
             // As with runc: the end of a further process is told, that it was forgotten is not.
             continue;

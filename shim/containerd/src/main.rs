@@ -13,7 +13,10 @@ mod info;
 mod log;
 mod metrics;
 mod options;
+mod pod_config;
+mod pod_files;
 mod rootfs;
+mod sandbox_service;
 mod shim_error;
 mod task;
 

@@ -1,5 +1,6 @@
 //! The root file system of a container, as containerd's snapshotter hands it over: mounts to be made at
-//! `rootfs` in the bundle, and unmounted when the container is gone.
+//! `rootfs` in the bundle, and unmounted when the container is gone; or a file system on a disk, which the
+//! guest mounts.
 
 use crate::shim_error::ShimError;
 use containerd_shim_protos::api::Mount;
@@ -10,12 +11,15 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind,
     mount_bind_recursive, mount_remount, move_mount, unmount as unmount_one,
 };
+use sandbox::pod::DiskRoot;
 use std::path::{Path, PathBuf};
 
 /// Bytes of mount(2)'s data: a page with its zero byte.
 const MAX_DATA: usize = 4095;
 /// Mounts of one root: a snapshotter gives one or two.
 const MAX_MOUNTS: usize = 16;
+/// Kinds of mounts that are directories of the host.
+const DIRECTORY_KINDS: [&str; 3] = ["bind", "overlay", "tmpfs"];
 /// Layers of one root; overlayfs takes 500 at most (OVL_MAX_STACK).
 const MAX_LAYERS: usize = 500;
 
@@ -47,10 +51,13 @@ struct Sorted<'o> {
     data: Vec<&'o str>,
 }
 
-/// Makes the mounts, all or none.
-pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), ShimError> {
+/// Makes the mounts, all or none; or returns the disk that is the root.
+pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<Option<DiskRoot>, ShimError> {
     if mounts.is_empty() {
-        return Ok(());
+        return Ok(None);
+    }
+    if let Some(disk) = disk(mounts)? {
+        return Ok(Some(disk));
     }
     let failed = |source| ShimError::Path { path: rootfs.to_owned(), source };
     if mounts.len() > MAX_MOUNTS {
@@ -65,7 +72,24 @@ pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), ShimError
             return Err(ShimError::Mount { kind: each.type_.clone(), path: target, problem });
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+/// A file system on a disk is parsed by the kernel that mounts it: a stranger's image must not be by the
+/// host's.
+fn disk(mounts: &[Mount]) -> Result<Option<DiskRoot>, ShimError> {
+    let is_directory = |each: &Mount| {
+        DIRECTORY_KINDS.contains(&each.type_.as_str()) || sort(&each.options).bind.is_some()
+    };
+    let Some(each) = mounts.iter().find(|each| !is_directory(each)) else { return Ok(None) };
+    if mounts.len() > 1 || !each.target.trim_matches('/').is_empty() {
+        let problem = "a disk is the whole of a root, and no part of one".to_owned();
+        let path = PathBuf::from(&each.source);
+        return Err(ShimError::Mount { kind: each.type_.clone(), path, problem });
+    }
+    let Mount { type_, source, options, .. } = each;
+    let (kind, options) = (type_.clone(), options.clone());
+    Ok(Some(DiskRoot { path: source.into(), kind, options }))
 }
 
 /// Where a mount goes: at the root, or at a path beneath it.
@@ -86,7 +110,6 @@ fn sort(options: &[String]) -> Sorted<'_> {
         match option.as_str() {
             "bind" => sorted.bind = Some(false),
             "rbind" => sorted.bind = Some(true),
-            // How a loop device would be made, which containerd leaves to whoever mounts.
             option => match FLAGS.iter().find(|(name, ..)| *name == option) {
                 Some((_, flag, true)) => sorted.flags.remove(*flag),
                 Some((_, flag, false)) => sorted.flags.insert(*flag),
@@ -110,12 +133,7 @@ fn mount_one(each: &Mount, target: &Path) -> Result<(), String> {
             let data = sorted.data.join(",");
             mount(&each.source, target, "tmpfs", sorted.flags, Some(&*c_text(&data)?)).map_err(told)
         }
-        // A file system on a device is parsed by the kernel that mounts it: a stranger's image must not
-        // be by the host's.
-        other => Err(format!(
-            "a file system of type {other:?} would be read by the host's kernel; use a snapshotter \
-             that gives directories (overlayfs, native)"
-        )),
+        other => Err(format!("a file system of type {other:?} is not mounted on the host")),
     }
 }
 
@@ -232,11 +250,24 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_refused_by_its_type() {
-        let directory = tempfile::tempdir().unwrap();
-        let mount = Mount { type_: "ext4".into(), source: "/dev/sda".into(), ..Mount::default() };
-        let error = mount_all(&[mount], &directory.path().join("rootfs")).unwrap_err().to_string();
-        assert!(error.contains("ext4") && error.contains("overlayfs"), "{error}");
+    fn a_disk_is_left_to_the_guest() {
+        let rootfs = Path::new("/does/not/exist");
+        let options = texts(&["ro", "loop"]);
+        let mount = Mount {
+            type_: "ext4".into(),
+            source: "/dev/sda".into(),
+            options: options.clone(),
+            ..Mount::default()
+        };
+        let disk = mount_all(std::slice::from_ref(&mount), rootfs).unwrap();
+        let (path, kind) = ("/dev/sda".into(), "ext4".to_owned());
+        assert_eq!(disk, Some(DiskRoot { path, kind, options }));
+        let beneath = Mount { target: "/data".into(), ..mount.clone() };
+        let layers = [mount.clone(), Mount { type_: "overlay".into(), ..mount }];
+        for mounts in [&[beneath][..], &layers] {
+            let error = mount_all(mounts, rootfs).unwrap_err().to_string();
+            assert!(error.contains("ext4") && error.contains("whole"), "{error}");
+        }
     }
 
     #[test]

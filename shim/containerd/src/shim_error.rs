@@ -22,6 +22,8 @@ pub(crate) enum ShimError {
     Spawn(#[source] io::Error),
     #[error("the answer cannot be written")]
     Answer(#[source] io::Error),
+    #[error("the runtime's options on the standard input cannot be read")]
+    Options(#[source] io::Error),
     #[error("a message of containerd cannot be read or written")]
     Message(#[source] protobuf::Error),
     #[error("the service cannot be offered")]

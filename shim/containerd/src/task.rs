@@ -1,5 +1,6 @@
 //! containerd's task service: requests to the pod, its errors to ttrpc's.
 
+use crate::cleanup::state_root;
 use crate::metrics;
 use crate::options::RuntimeOptions;
 use crate::rootfs;
@@ -17,20 +18,28 @@ use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{EnumOrUnknown, Message, MessageField};
 use sandbox::pod::{
-    NewContainer, Pod, PodError, PodEvent, PodExit, PodOptions, PodStatus, StdioPaths,
+    NewContainer, Pod, PodError, PodEvent, PodExit, PodOptions, PodStatus, Root, StdioPaths,
 };
 use sandbox::{ErrorKind, Figurehead, SandboxError};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use ttrpc::Code;
 use ttrpc::asynchronous::TtrpcContext;
+
+/// How long the answer to the call that ends the shim may take to be sent.
+const LAST_ANSWER: Duration = Duration::from_millis(250);
 
 /// What is known of containers beside what the pod knows: the requests that made them.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     requests: Mutex<HashMap<String, CreateTaskRequest>>,
+    /// What a sandbox adds to the mounts of its containers.
+    mounts: Mutex<Vec<serde_json::Value>>,
+    /// Id of the container that keeps a sandbox's namespaces: nobody knows it as a task.
+    keeper: Mutex<Option<String>>,
 }
 
 impl Known {
@@ -46,6 +55,23 @@ impl Known {
         requests.get(container).cloned().unwrap_or_default()
     }
 
+    /// What a sandbox adds to the mounts of its containers.
+    fn mounts(&self) -> Vec<serde_json::Value> {
+        self.mounts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The shim serves a sandbox: what keeps its namespaces, and what it adds to its containers' mounts.
+    pub(crate) fn set_sandbox(&self, keeper: String, mounts: Vec<serde_json::Value>) {
+        *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper);
+        *self.mounts.lock().unwrap_or_else(PoisonError::into_inner) = mounts;
+    }
+
+    /// Whether this container only keeps a sandbox's namespaces.
+    pub(crate) fn is_keeper(&self, container: &str) -> bool {
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.as_deref() == Some(container)
+    }
+
     fn insert(&self, request: &CreateTaskRequest) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         requests.insert(request.id.clone(), request.clone());
@@ -59,6 +85,7 @@ impl Known {
 /// See the module.
 pub(crate) struct TaskService {
     root: PathBuf,
+    namespace: String,
     figurehead: Figurehead,
     events: mpsc::UnboundedSender<PodEvent>,
     known: Arc<Known>,
@@ -69,13 +96,22 @@ pub(crate) struct TaskService {
 
 impl TaskService {
     pub(crate) fn new(
-        root: PathBuf,
+        namespace: String,
         figurehead: Figurehead,
         events: mpsc::UnboundedSender<PodEvent>,
         known: Arc<Known>,
         over: Arc<Notify>,
     ) -> Self {
-        Self { root, figurehead, events, known, over, pod: tokio::sync::Mutex::new(None) }
+        let root = state_root(&namespace);
+        Self {
+            root,
+            namespace,
+            figurehead,
+            events,
+            known,
+            over,
+            pod: tokio::sync::Mutex::new(None),
+        }
     }
 
     /// Ends what still runs, and unmounts what is still mounted.
@@ -91,6 +127,65 @@ impl TaskService {
         }
     }
 
+    /// What is known of containers beside what the pod knows.
+    pub(crate) fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// The pod, once it is made.
+    pub(crate) async fn made(&self) -> Option<Pod> {
+        self.pod.lock().await.clone()
+    }
+
+    /// Serves no more when what is asked now is answered. The server closes its connections with what is
+    /// still to be sent, and says of nothing that it was.
+    pub(crate) fn finish(&self) {
+        let over = Arc::clone(&self.over);
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(LAST_ANSWER).await;
+            over.notify_one();
+        }));
+    }
+
+    /// Makes the pod of a sandbox, with a container that keeps its namespaces.
+    pub(crate) async fn make_sandbox(
+        &self,
+        id: &str,
+        bundle: PathBuf,
+        options: &RuntimeOptions,
+    ) -> ttrpc::Result<Pod> {
+        let mut pod = self.pod.lock().await;
+        if pod.is_some() {
+            return Err(status(Code::ALREADY_EXISTS, format!("sandbox \"{id}\" has started")));
+        }
+        let keeper = NewContainer {
+            id: id.to_owned(),
+            bundle,
+            stdio: StdioPaths::default(),
+            root: Root::Nothing,
+            mounts: Vec::new(),
+        };
+        let made = self.start_pod(keeper, options).await?;
+        made.start_process(id, "").await.map_err(failed)?;
+        *pod = Some(made.clone());
+        Ok(made)
+    }
+
+    async fn start_pod(
+        &self,
+        container: NewContainer,
+        options: &RuntimeOptions,
+    ) -> ttrpc::Result<Pod> {
+        let options = PodOptions {
+            root: self.root.clone(),
+            namespace: self.namespace.clone(),
+            config: options.host_config().map_err(refused)?,
+            systemd_cgroup: options.systemd_cgroup,
+        };
+        let figurehead = Some(&self.figurehead);
+        Pod::start(options, container, figurehead, self.events.clone()).await.map_err(failed)
+    }
+
     async fn pod(&self, container: &str) -> ttrpc::Result<Pod> {
         let pod = self.pod.lock().await.clone();
         pod.ok_or_else(|| {
@@ -98,7 +193,7 @@ impl TaskService {
         })
     }
 
-    async fn make(&self, request: &CreateTaskRequest) -> ttrpc::Result<u32> {
+    async fn make(&self, request: &CreateTaskRequest, root: Root) -> ttrpc::Result<u32> {
         let options = RuntimeOptions::read(request.options.as_ref()).map_err(refused)?;
         if !request.checkpoint.is_empty() {
             return Err(not_implemented("a task from a checkpoint"));
@@ -113,6 +208,8 @@ impl TaskService {
                 stderr: request.stderr.clone(),
                 terminal: request.terminal,
             },
+            root,
+            mounts: self.known.mounts(),
         };
         let mut pod = self.pod.lock().await;
         match &*pod {
@@ -123,15 +220,7 @@ impl TaskService {
                 Ok(known.pid())
             }
             None => {
-                let options = PodOptions {
-                    root: self.root.clone(),
-                    config: options.host_config().map_err(refused)?,
-                    systemd_cgroup: options.systemd_cgroup,
-                };
-                let figurehead = Some(&self.figurehead);
-                let events = self.events.clone();
-                let made = Pod::start(options, container, figurehead, events).await;
-                let made = made.map_err(failed)?;
+                let made = self.start_pod(container, &options).await?;
                 let pid = made.pid();
                 *pod = Some(made);
                 Ok(pid)
@@ -160,9 +249,10 @@ impl Task for TaskService {
             ));
         }
         let root = Path::new(&request.bundle).join("rootfs");
-        rootfs::mount_all(&request.rootfs, &root).map_err(refused)?;
+        let disk = rootfs::mount_all(&request.rootfs, &root).map_err(refused)?;
+        let root = disk.map_or(Root::Bundle, Root::Disk);
         self.known.insert(&request);
-        match self.make(&request).await {
+        match self.make(&request, root).await {
             Ok(pid) => Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() }),
             Err(error) => {
                 self.known.remove(&request.id);
@@ -339,13 +429,13 @@ impl Task for TaskService {
         // One that still has containers serves them.
         let pod = self.pod.lock().await;
         if pod.as_ref().is_none_or(Pod::is_empty) {
-            self.over.notify_one();
+            self.finish();
         }
         Ok(Empty::default())
     }
 }
 
-fn at(exit: &PodExit) -> MessageField<Timestamp> {
+pub(crate) fn at(exit: &PodExit) -> MessageField<Timestamp> {
     MessageField::some(Timestamp::from(exit.at))
 }
 
@@ -362,7 +452,7 @@ fn json(what: &str, any: Option<&Any>) -> ttrpc::Result<serde_json::Value> {
         .map_err(|error| status(Code::INVALID_ARGUMENT, format!("{what} is no JSON: {error}")))
 }
 
-fn status(code: Code, message: String) -> ttrpc::Error {
+pub(crate) fn status(code: Code, message: String) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(ttrpc::get_status(code, message))
 }
 
@@ -370,20 +460,22 @@ fn not_implemented(what: &str) -> ttrpc::Error {
     status(Code::UNIMPLEMENTED, format!("{what} is not implemented"))
 }
 
-fn refused(error: ShimError) -> ttrpc::Error {
+pub(crate) fn refused(error: ShimError) -> ttrpc::Error {
     status(Code::INVALID_ARGUMENT, sandbox::text::chain(&error))
 }
 
 /// containerd's clients decide by the code.
-fn failed(error: PodError) -> ttrpc::Error {
+pub(crate) fn failed(error: PodError) -> ttrpc::Error {
     let code = match &error {
         PodError::NotFound { .. } | PodError::Finished { .. } => Code::NOT_FOUND,
         PodError::Exists { .. } => Code::ALREADY_EXISTS,
         PodError::WrongState { .. } => Code::FAILED_PRECONDITION,
         PodError::TooMany { .. } => Code::RESOURCE_EXHAUSTED,
-        PodError::WrongPod { .. } | PodError::Stream { .. } | PodError::Limit { .. } => {
-            Code::INVALID_ARGUMENT
-        }
+        PodError::WrongPod { .. }
+        | PodError::Stream { .. }
+        | PodError::Limit { .. }
+        | PodError::NoDrives { .. }
+        | PodError::Disk(_) => Code::INVALID_ARGUMENT,
         PodError::Sandbox(SandboxError::Spec(_) | SandboxError::Id(_)) => Code::INVALID_ARGUMENT,
         other => match other.kind() {
             ErrorKind::Deadline => Code::DEADLINE_EXCEEDED,

@@ -13,6 +13,7 @@ use crate::config::{HostConfig, Parts};
 use crate::console::Console;
 use crate::container_id::ContainerId;
 use crate::detach::Handover;
+use crate::disk::OpenDisk;
 use crate::error::{LastWords, SandboxError};
 use crate::hooks::{self, ContainerState};
 use crate::host_cgroup::{self, CgroupError, Entered, HostCgroup, Limit};
@@ -23,7 +24,7 @@ use crate::mount_points;
 use crate::network::{Connected, Gone, HostNetwork, NameServer, Network, NetworkRecord};
 use crate::policy::{self, SignalAction, Situation, Terminal};
 use crate::signals::Signals;
-use crate::spec::{ContainerSpec, Hooks, Plan, SharePlan, VmPlan};
+use crate::spec::{ContainerSpec, Hooks, Plan, ROOT_SHARE, SharePlan, VmPlan};
 use crate::stdio::{self, StdioError, Streams};
 use crate::store::{StateDir, Status};
 use crate::streams::{Sockets, Wanted};
@@ -157,7 +158,7 @@ pub(crate) fn prepare(
     if recovered {
         tracing::warn!("an earlier container {id} had been left behind and was cleaned up");
     }
-    if let Some(root) = shares.first().filter(|share| share.read_only) {
+    if let Some(root) = read_only_root(&shares) {
         let files = single_files(&shares);
         mount_points::make(&root.descriptor, plan.container.mounts(), &files);
     }
@@ -187,6 +188,8 @@ pub(crate) fn prepare(
             initrd,
             console,
             shares,
+            disks: Vec::new(),
+            drives: 0,
             shares_later: false,
             interfaces,
         },
@@ -267,6 +270,11 @@ fn enter_cgroup(state: &mut StateDir, plan: &Plan) -> Result<Option<HostCgroup>,
     }
 }
 
+/// The container's root, if it is a share that cannot be written.
+pub(crate) fn read_only_root(shares: &[OpenShare]) -> Option<&OpenShare> {
+    shares.iter().find(|share| share.name == ROOT_SHARE).filter(|root| root.read_only)
+}
+
 pub(crate) fn single_files(shares: &[OpenShare]) -> Vec<String> {
     let files = shares.iter().filter(|share| share.kind == ShareKind::File);
     files.map(|share| share.name.clone()).collect()
@@ -276,6 +284,16 @@ impl Prepared {
     /// Further containers will bring shares of their own.
     pub(crate) fn expect_shares(&mut self) {
         self.files.shares_later = true;
+    }
+
+    /// The machine has this disk from the start.
+    pub(crate) fn give_disk(&mut self, disk: OpenDisk) {
+        self.files.disks.push(disk);
+    }
+
+    /// Further containers will bring disks, of which so many may be there at once.
+    pub(crate) fn expect_disks(&mut self, drives: usize) {
+        self.files.drives = drives;
     }
 
     /// The opened shares, in the order of the plan's.

@@ -16,6 +16,7 @@ mod container_view;
 mod control;
 mod create;
 mod detach;
+mod disk;
 mod doctor;
 mod error;
 mod error_kind;

@@ -1,6 +1,7 @@
 //! A plan and opened files to the VMM's configuration and the descriptors beside it.
 
 use crate::config::HostConfig;
+use crate::disk::OpenDisk;
 use crate::host_files::OpenShare;
 use crate::network::{Interface, InterfaceBackend};
 use crate::network_settings::NetworkSettings;
@@ -8,8 +9,9 @@ use crate::spec::VmPlan;
 use agent_protocol::SHARES_TAG;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vmm_api::{
-    BalloonConfig, BootConfig, ConsoleConfig, FdSlot, FsConfig, MachineConfig, NetBackend,
-    NetConfig, Request, ShareConfig, VsockConfig, WallsConfig,
+    BalloonConfig, BootConfig, ConsoleConfig, DiskConfig, DriveConfig, FdSlot, FsConfig,
+    InsertedDisk, MachineConfig, NetBackend, NetConfig, Request, ShareConfig, VsockConfig,
+    WallsConfig,
 };
 
 /// Each VMM has its own vsock device, so one number does for all guests. 0 to 2 are taken
@@ -40,6 +42,10 @@ pub(crate) struct MachineFiles {
     pub(crate) initrd: OwnedFd,
     pub(crate) console: OwnedFd,
     pub(crate) shares: Vec<OpenShare>,
+    /// Disks, the first of which is the container's root.
+    pub(crate) disks: Vec<OpenDisk>,
+    /// How many further ones may be in the machine at once while it runs.
+    pub(crate) drives: usize,
     /// Further shares may come while the machine runs.
     pub(crate) shares_later: bool,
     pub(crate) interfaces: Vec<Interface>,
@@ -95,7 +101,8 @@ pub(crate) fn configure<'f>(
             // Those of the containers that will come.
             shares_later: files.shares_later,
         }),
-        disks: Vec::new(),
+        disks: files.disks.iter().map(|disk| disk_config(disk, &mut slots)).collect(),
+        drives: vec![DriveConfig::default(); files.drives],
         nets: files
             .interfaces
             .iter()
@@ -105,6 +112,25 @@ pub(crate) fn configure<'f>(
         balloon: Some(BalloonConfig { free_page_reporting: true }),
     };
     (config, slots.descriptors)
+}
+
+fn disk_config<'f>(disk: &'f OpenDisk, slots: &mut Slots<'f>) -> DiskConfig {
+    DiskConfig {
+        image: slots.add(&disk.image),
+        read_only: disk.read_only,
+        serial: disk.serial.clone(),
+        rate_limit: None,
+    }
+}
+
+/// A disk for a drive of a machine that runs: the request, whose descriptor is the disk's image.
+pub(crate) fn insert_disk(drive: u16, disk: &OpenDisk) -> Request {
+    Request::InsertDisk(InsertedDisk {
+        drive,
+        image: FdSlot(0),
+        read_only: disk.read_only,
+        serial: disk.serial.clone(),
+    })
 }
 
 fn net_config<'f>(
@@ -199,6 +225,8 @@ mod tests {
             initrd: null(),
             console: null(),
             shares: vec![share("root", ShareKind::Directory), share("mount1", ShareKind::File)],
+            disks: vec![OpenDisk { image: null(), serial: "disk0".into(), read_only: true }],
+            drives: 3,
             shares_later: false,
             interfaces: Vec::new(),
         };
@@ -219,9 +247,11 @@ mod tests {
         let mut slots = vec![config.kvm.0, config.boot.kernel.0, config.console.log.0];
         slots.extend(config.boot.initrd.map(|slot| slot.0));
         slots.extend(fs.shares.iter().map(|share| share.root.0));
+        slots.extend(config.disks.iter().map(|disk| disk.image.0));
         slots.sort_unstable();
-        assert_eq!(slots, (0..6).collect::<Vec<u16>>());
-        assert_eq!(descriptors.len(), 6);
+        assert_eq!(slots, (0..7).collect::<Vec<u16>>());
+        assert_eq!(descriptors.len(), 7);
+        assert!(config.disks[0].read_only && config.drives.len() == 3);
         assert!(fs.shares[1].read_only && !fs.shares[0].read_only);
         let policies = (fs.shares[0].cache, fs.shares[1].cache);
         assert_eq!(policies, (CachePolicy::Auto, CachePolicy::None));

@@ -329,6 +329,8 @@ fn name_of(request: &Request) -> &'static str {
         Request::AddShare(_) => "AddShare",
         Request::RemoveShare { .. } => "RemoveShare",
         Request::UnplugNet { .. } => "UnplugNet",
+        Request::InsertDisk(_) => "InsertDisk",
+        Request::EjectDisk { .. } => "EjectDisk",
         Request::Pause => "Pause",
         Request::Resume => "Resume",
         Request::SetBalloon { .. } => "SetBalloon",

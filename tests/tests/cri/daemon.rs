@@ -25,11 +25,14 @@ const LOG: &str = "containerd.log";
 const LINES: usize = 60;
 /// The one image.
 pub(crate) const IMAGE: &str = "docker.io/ringfence/test:1";
+/// The directory of another containerd's programs, of version 2, and where that is without the variable.
+const SECOND: (&str, &str) = ("RINGFENCE_CONTAINERD_2", "/opt/containerd-2/bin");
 /// Where containerd and its shims keep what belongs to a pod.
-const PLACES: [&str; 5] = [
+const PLACES: [&str; 6] = [
     "/run/containerd/s",
     "/run/containerd/ringfence/k8s.io",
     "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
+    "/run/containerd/io.containerd.sandbox.controller.v1.shim/k8s.io",
     "/run/containerd/io.containerd.grpc.v1.cri/sandboxes",
     "/run/containerd/io.containerd.grpc.v1.cri/containers",
 ];
@@ -44,6 +47,22 @@ pub(crate) struct Containerd {
 
 impl Containerd {
     pub(crate) fn start() -> Self {
+        Self::start_from(None)
+    }
+
+    /// The one of version 2, if it is there.
+    pub(crate) fn start_second() -> Option<Self> {
+        let (name, usual) = SECOND;
+        let programs = std::env::var_os(name).map_or_else(|| PathBuf::from(usual), PathBuf::from);
+        if !programs.join("containerd").exists() {
+            eprintln!("skipped: there is no containerd 2 in {}", programs.display());
+            return None;
+        }
+        Some(Self::start_from(Some(&programs)))
+    }
+
+    /// The host's, or the one with its programs in this directory.
+    fn start_from(programs: Option<&Path>) -> Self {
         let directory =
             tempfile::Builder::new().prefix("ringfence-test-cri-").tempdir_in("/var/tmp");
         let directory = directory.expect("a directory in /var/tmp");
@@ -51,8 +70,14 @@ impl Containerd {
         for place in ["/run/netns", "/var/lib/cni", "/run/containerd/s"] {
             std::fs::create_dir_all(place).expect("a directory can be made");
         }
-        let config = configure(directory.path());
-        let daemon = Invocation::new("containerd").arg("--config").arg(&config);
+        let config = configure(directory.path(), programs.is_some());
+        let daemon = match programs {
+            Some(programs) => {
+                Invocation::new(programs.join("containerd")).env("PATH", path(programs))
+            }
+            None => Invocation::new("containerd"),
+        };
+        let daemon = daemon.arg("--config").arg(&config);
         let log = open_for_writing(directory.path().join(LOG));
         let daemon = daemon.stderr(log).deadline(Duration::MAX).start();
         wait_until("containerd answers", PATIENCE, || {
@@ -134,8 +159,13 @@ fn wait_until_or(patience: Duration, mut condition: impl FnMut() -> bool) -> boo
     }
 }
 
+/// A search path with these programs before all others.
+fn path(programs: &Path) -> String {
+    format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default())
+}
+
 /// containerd's configuration: pods get a pair of interfaces and nothing on the host outlives them.
-fn configure(directory: &Path) -> PathBuf {
+fn configure(directory: &Path, is_second: bool) -> PathBuf {
     let networks = directory.join("net.d");
     std::fs::create_dir(&networks).expect("a directory can be made");
     let network = json!({
@@ -153,6 +183,38 @@ fn configure(directory: &Path) -> PathBuf {
     });
     std::fs::write(networks.join("10-test.conflist"), network.to_string())
         .expect("it can be written");
+    let file = directory.join("config.toml");
+    let text =
+        if is_second { second_config(directory, &networks) } else { first_config(&networks) };
+    std::fs::write(&file, text).expect("it can be written");
+    file
+}
+
+/// Of version 2, whose state is of no use to the other one. One runtime has pods without a first container.
+fn second_config(directory: &Path, networks: &Path) -> String {
+    let runtimes = [("ringfence", "podsandbox"), ("sandbox", "shim")].map(|(name, sandboxer)| {
+        format!(
+            "[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.{name}]\n\
+             runtime_type = \"io.containerd.ringfence.v2\"\n\
+             sandboxer = \"{sandboxer}\"\n\
+             pod_annotations = [\"dev.ringfence.*\"]\n"
+        )
+    });
+    format!(
+        "version = 3\n\
+         root = {root:?}\n\
+         [plugins.\"io.containerd.cri.v1.images\".pinned_images]\n\
+         sandbox = \"{IMAGE}\"\n\
+         [plugins.\"io.containerd.cri.v1.runtime\".cni]\n\
+         bin_dir = \"/usr/lib/cni\"\n\
+         conf_dir = {networks:?}\n\
+         {runtimes}",
+        root = directory.join("root"),
+        runtimes = runtimes.concat()
+    )
+}
+
+fn first_config(networks: &Path) -> String {
     let runtimes = ["runc", "ringfence"].map(|name| {
         format!(
             "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{name}]\n\
@@ -160,7 +222,7 @@ fn configure(directory: &Path) -> PathBuf {
              pod_annotations = [\"dev.ringfence.*\"]\n"
         )
     });
-    let text = format!(
+    format!(
         "version = 2\n\
          [plugins.\"io.containerd.grpc.v1.cri\"]\n\
          sandbox_image = \"{IMAGE}\"\n\
@@ -169,10 +231,7 @@ fn configure(directory: &Path) -> PathBuf {
          conf_dir = {networks:?}\n\
          {}",
         runtimes.concat()
-    );
-    let file = directory.join("config.toml");
-    std::fs::write(&file, text).expect("it can be written");
-    file
+    )
 }
 
 /// Makes an image of one layer, unless a test before this one has, and waits until the CRI plugin knows

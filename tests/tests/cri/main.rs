@@ -12,6 +12,8 @@ use daemon::Containerd;
 
 const RINGFENCE: &str = "ringfence";
 const RUNC: &str = "runc";
+/// ringfence without a first container, which only containerd 2 knows.
+const SANDBOX: &str = "sandbox";
 
 #[test]
 fn a_pod_does_what_it_does_with_runc() {
@@ -20,6 +22,14 @@ fn a_pod_does_what_it_does_with_runc() {
         [tour::tour(&containerd, handler), tour::processes(&containerd, handler)].concat()
     });
     assert_eq!(ringfence, runc);
+    containerd.expect_nothing_left();
+}
+
+#[test]
+fn a_pod_without_a_first_container_does_what_one_with_it_does() {
+    let Some(containerd) = Containerd::start_second() else { return };
+    let [with, without] = [RINGFENCE, SANDBOX].map(|handler| tour::tour(&containerd, handler));
+    assert_eq!(without, with);
     containerd.expect_nothing_left();
 }
 

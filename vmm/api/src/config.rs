@@ -33,6 +33,9 @@ pub struct MachineConfig {
     pub fs: Option<FsConfig>,
     /// virtio-blk devices; the first is `vda`.
     pub disks: Vec<DiskConfig>,
+    /// virtio-blk devices without a disk, behind those with one; [`crate::Request::InsertDisk`] names
+    /// them by their place here.
+    pub drives: Vec<DriveConfig>,
     /// virtio-net devices in the guest's order.
     pub nets: Vec<NetConfig>,
     /// A virtio-rng device fed from the host's getrandom(2).
@@ -147,6 +150,26 @@ pub struct DiskConfig {
     pub serial: String,
     /// Limits on requests and bytes, if any.
     pub rate_limit: Option<RateLimit>,
+}
+
+/// A virtio-blk device whose disk comes and goes while the machine runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveConfig {
+    /// Limits on requests and bytes, whatever is in it.
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// A disk for a drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InsertedDisk {
+    /// Which of [`MachineConfig::drives`].
+    pub drive: u16,
+    /// Raw image; its size in bytes, rounded down to 512, is the capacity.
+    pub image: FdSlot,
+    /// Writes fail; the descriptor should be read-only too.
+    pub read_only: bool,
+    /// 1 to 20 bytes, answered to VIRTIO_BLK_T_GET_ID.
+    pub serial: String,
 }
 
 /// A virtio-net device (VIRTIO 1.2 §5.1).

@@ -1,6 +1,6 @@
 //! Requests to a VMM, its replies and its events.
 
-use crate::config::{MachineConfig, ShareConfig};
+use crate::config::{InsertedDisk, MachineConfig, ShareConfig};
 use crate::walls::WallsReport;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,15 @@ pub enum Request {
     UnplugNet {
         /// Its place in the configuration, from 0.
         index: u8,
+    },
+    /// Put a disk, whose image is in slot 0, into an empty drive. When it is answered, the guest has been
+    /// told; it looks by itself.
+    InsertDisk(InsertedDisk),
+    /// Take the disk out of a drive. When it is answered, the VMM has closed the image. What the guest
+    /// has not written yet is lost.
+    EjectDisk {
+        /// Which of [`MachineConfig::drives`].
+        drive: u16,
     },
     /// Stop all virtual CPUs; devices keep their state.
     Pause,

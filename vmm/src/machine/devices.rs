@@ -15,7 +15,7 @@ use devices::legacy::{
 use devices::memory::GuestRam;
 use devices::rate::Rate;
 use devices::virtio::balloon::{Balloon, BalloonHandle, BalloonSpec};
-use devices::virtio::blk::{Blk, BlkError, BlkSpec};
+use devices::virtio::blk::{Blk, BlkError, BlkSpec, DriveHandle, DriveSpec};
 use devices::virtio::fs::file_server::{
     self, IdMap, Limits, Server, ServerConfig, ServerError, Share,
 };
@@ -110,6 +110,8 @@ pub(super) struct Devices {
     pub(super) nets: Vec<NetHandle>,
     /// The server behind the file system, if there is one.
     pub(super) files: Option<Arc<Server>>,
+    /// Drives, in their order.
+    pub(super) drives: Vec<DriveHandle>,
     /// Ports.
     pub(super) ports: Arc<Bus>,
     /// Memory-mapped registers.
@@ -141,7 +143,7 @@ pub(super) fn build(
     // None of these waits for anything: they share one thread.
     let shared = event_loop("devices", hook)?;
     let queues = spec.fs.as_ref().map_or(0, |fs| usize::from(fs.queues));
-    let threads = 1 + queues + spec.disks.len() + spec.nets.len();
+    let threads = 1 + queues + spec.disks.len() + spec.drives.len() + spec.nets.len();
     let mut vsock = None;
     if let Some(guest_cid) = spec.vsock {
         let (device, handle) =
@@ -159,6 +161,12 @@ pub(super) fn build(
         slots.add("virtio-blk", Box::new(self::disk(disk, index, hook)?))?;
     }
     let mut nets = Vec::new();
+    let mut drives = Vec::new();
+    for (index, limit) in spec.drives.into_iter().enumerate() {
+        let (device, handle) = drive(limit, index, hook)?;
+        slots.add("virtio-blk", Box::new(device))?;
+        drives.push(handle);
+    }
     for (index, net) in spec.nets.into_iter().enumerate() {
         let device = self::net(net, index, hook)?;
         nets.push(device.handle());
@@ -182,6 +190,7 @@ pub(super) fn build(
         balloon,
         nets,
         files,
+        drives,
         ports,
         mmio,
         entries,
@@ -212,6 +221,18 @@ fn disk(spec: DiskSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Blk, 
         bytes: limit.bytes.map(rate),
     };
     Blk::new(spec, event_loop).map_err(DeviceError::Disk)
+}
+
+/// A drive has a thread of its own even while it is empty: when a disk comes, the process is confined.
+fn drive(
+    limit: RateLimit,
+    index: usize,
+    hook: Option<&ThreadHook>,
+) -> Result<(Blk, DriveHandle), DeviceError> {
+    let event_loop = EventLoop::new(format!("drive-{index}"), hook.cloned())
+        .map_err(|source| DeviceError::Host { device: "a drive", source })?;
+    let spec = DriveSpec { operations: limit.operations.map(rate), bytes: limit.bytes.map(rate) };
+    Ok(Blk::drive(spec, event_loop))
 }
 
 fn rate(bucket: TokenBucket) -> Rate {

@@ -12,15 +12,19 @@ pub use builder::{BuildError, Surroundings, ThreadHooks, build};
 pub use devices::DeviceError;
 pub use events::{EventSender, Events, MachineEvent};
 pub use run_state::WrongState;
-pub use spec::{ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, MachineSpec, ShareSpec, SpecError};
+pub use spec::{
+    ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, InsertedSpec, MachineSpec, ShareSpec, SpecError,
+};
 
 use crate::kvm::{self, Host, KvmError, Vcpu, Vm};
 use crate::memory::Ram;
 use crate::snapshot::{self, MachineState};
+use ::devices::virtio::blk::{BlkError, DriveDisk, DriveHandle};
 use ::devices::virtio::fs::file_server::{Server, Share, ShareError};
 use ::devices::virtio::vsock::{VsockError, VsockHandle};
 use devices::Devices;
 use run_state::{RunState, Wanted};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -46,6 +50,23 @@ pub enum DeviceRequestError {
     /// The file server refused.
     #[error(transparent)]
     Share(ShareError),
+    /// There is no drive with this number.
+    #[error("this machine has {count} drives, and none with the number {drive}")]
+    NoDrive {
+        /// The number.
+        drive: u16,
+        /// How many there are.
+        count: usize,
+    },
+    /// The drive refused.
+    #[error("the disk cannot be put into drive {drive}")]
+    Drive {
+        /// Its number.
+        drive: u16,
+        /// Why.
+        #[source]
+        source: BlkError,
+    },
     /// More than there is.
     #[error("a balloon of {mib} MiB is larger than the guest's memory of {memory_mib} MiB")]
     BalloonTooLarge {
@@ -185,6 +206,31 @@ impl Machine {
     /// [`DeviceRequestError`].
     pub fn remove_share(&self, name: &str) -> Result<(), DeviceRequestError> {
         self.files()?.remove_share(name).map_err(DeviceRequestError::Share)
+    }
+
+    /// Puts a disk into a drive.
+    ///
+    /// # Errors
+    /// [`DeviceRequestError`].
+    pub fn insert_disk(&self, disk: InsertedSpec) -> Result<(), DeviceRequestError> {
+        let InsertedSpec { drive, image, read_only, serial } = disk;
+        let disk = DriveDisk { file: File::from(image), read_only, id: serial };
+        let inserted = self.drive(drive)?.insert(disk);
+        inserted.map_err(|source| DeviceRequestError::Drive { drive, source })
+    }
+
+    /// Takes the disk out of a drive, if there is one.
+    ///
+    /// # Errors
+    /// [`DeviceRequestError`].
+    pub fn eject_disk(&self, drive: u16) -> Result<(), DeviceRequestError> {
+        self.drive(drive).map(DriveHandle::eject)
+    }
+
+    fn drive(&self, drive: u16) -> Result<&DriveHandle, DeviceRequestError> {
+        let drives = &self.devices.drives;
+        let count = drives.len();
+        drives.get(usize::from(drive)).ok_or(DeviceRequestError::NoDrive { drive, count })
     }
 
     /// Asks the guest to keep `mib` MiB in its balloon.

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use vmm_api::{
-    BalloonConfig, CachePolicy, DiskConfig, FdSlot, FsConfig, LockPolicy, MIN_MTU, MachineConfig,
-    NetBackend, NetConfig, RateLimit, ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig,
-    WallsConfig,
+    BalloonConfig, CachePolicy, DiskConfig, DriveConfig, FdSlot, FsConfig, InsertedDisk,
+    LockPolicy, MIN_MTU, MachineConfig, NetBackend, NetConfig, RateLimit, ShareConfig, ShareKind,
+    TokenBucket, VERSION, VsockConfig, WallsConfig,
 };
 
 /// Bytes of a sandbox's name: what fits in a log line.
@@ -185,6 +185,8 @@ pub struct DeviceSpecs {
     pub fs: Option<FsSpec>,
     /// Disks in the guest's order.
     pub disks: Vec<DiskSpec>,
+    /// Limits of the drives behind them.
+    pub drives: Vec<RateLimit>,
     /// Networks in the guest's order.
     pub nets: Vec<NetSpec>,
     /// Whether there is an entropy device.
@@ -256,6 +258,19 @@ pub enum NetBackendSpec {
     Stream(OwnedFd),
 }
 
+/// A disk for a drive.
+#[derive(Debug)]
+pub struct InsertedSpec {
+    /// Which drive.
+    pub drive: u16,
+    /// The raw image.
+    pub image: OwnedFd,
+    /// Whether writes fail.
+    pub read_only: bool,
+    /// Its serial number.
+    pub serial: String,
+}
+
 /// A network.
 #[derive(Debug)]
 pub struct NetSpec {
@@ -314,6 +329,14 @@ impl MachineSpec {
                     .into_iter()
                     .map(|disk| DiskSpec::new(disk, &mut fds))
                     .collect::<Result<_, _>>()?,
+                drives: config
+                    .drives
+                    .into_iter()
+                    .map(|DriveConfig { rate_limit }| {
+                        let limit = rate_limit.unwrap_or_default();
+                        check_rate(limit).map(|()| limit)
+                    })
+                    .collect::<Result<_, _>>()?,
                 nets: config
                     .nets
                     .into_iter()
@@ -331,8 +354,9 @@ impl MachineSpec {
 
 impl DeviceSpecs {
     fn check_count(&self) -> Result<(), SpecError> {
-        let Self { console: _, vsock, fs, disks, nets, rng, balloon } = self;
+        let Self { console: _, vsock, fs, disks, drives, nets, rng, balloon } = self;
         let count = disks.len()
+            + drives.len()
             + nets.len()
             + [vsock.is_some(), fs.is_some(), *rng, balloon.is_some()]
                 .map(usize::from)
@@ -394,6 +418,21 @@ impl DiskSpec {
         }
         check_rate(rate_limit.unwrap_or_default())?;
         Ok(Self { image: fds.take("a disk's image", image)?, read_only, serial, rate_limit })
+    }
+}
+
+impl InsertedSpec {
+    /// Checks a disk for a drive, with the descriptors that came with it.
+    ///
+    /// # Errors
+    /// [`SpecError`].
+    pub fn new(config: InsertedDisk, fds: Vec<OwnedFd>) -> Result<Self, SpecError> {
+        let InsertedDisk { drive, image, read_only, serial } = config;
+        check_text("a disk's serial number", &serial, MAX_SERIAL)?;
+        let mut fds = Fds::new(fds);
+        let image = fds.take("a disk's image", image)?;
+        fds.all_used()?;
+        Ok(Self { drive, image, read_only, serial })
     }
 }
 

@@ -27,6 +27,8 @@ fn requests() -> Vec<(&'static str, Request)> {
     vec![
         ("Configure", Request::Configure(config)),
         ("CreateContainer", Request::CreateContainer(Box::new(container_plan()))),
+        ("CreateContainerOnDisk", Request::CreateContainer(Box::new(plan_with_disk()))),
+        ("CreateContainerOfNothing", Request::CreateContainer(Box::new(plan_of_nothing()))),
         ("StartContainer", Request::StartContainer { container: container.clone() }),
         (
             "StartProcess",
@@ -219,7 +221,7 @@ fn container_plan() -> ContainerPlan {
         gid_mappings: vec![IdMapping { container_id: 1, host_id: 2, size: 3 }],
         hostname: Some("h".into()),
         domainname: None,
-        root: RootPlan { share: "root".into(), read_only: true, propagation: 0x44000 },
+        root: root_plan(),
         mounts: vec![
             MountPlan {
                 destination: "/data".into(),
@@ -315,4 +317,23 @@ fn process_plan() -> ProcessPlan {
             }),
         },
     }
+}
+
+fn plan_of_nothing() -> ContainerPlan {
+    let mut plan = container_plan();
+    plan.root.source = RootSource::Nothing;
+    plan
+}
+
+fn root_plan() -> RootPlan {
+    let source = RootSource::Share { name: "root".into() };
+    RootPlan { source, read_only: true, propagation: 0x44000 }
+}
+
+fn plan_with_disk() -> ContainerPlan {
+    let disk =
+        DiskPlan { serial: "disk0".into(), kind: "ext4".into(), flags: 1, data: "noload".into() };
+    let mut plan = container_plan();
+    plan.root.source = RootSource::Disk(disk);
+    plan
 }

@@ -1,21 +1,24 @@
 //! Containers of a pod: the first one with its virtual machine, then the others.
 
+use super::drives::{DRIVES, Drives};
 use super::error::PodError;
 use super::fifo::StdioPaths;
+use super::logger::Source;
 use super::machine::Machine;
 use super::shares::{Shares, Taken};
-use super::table::{Member, PodEvent, Process, Table};
+use super::table::{Member, MemberDisk, PodEvent, Process, Table};
 use super::{Inner, Pod};
 use crate::caller_limits;
 use crate::config::{HostConfig, Parts};
 use crate::container_id::ContainerId;
 use crate::container_view::{Figurehead, View};
-use crate::create::{self, refusal_of_agent, single_files};
+use crate::create::{self, Prepared, read_only_root, refusal_of_agent, single_files};
+use crate::disk::{DiskRoot, OpenDisk, open_disk};
 use crate::error::SandboxError;
 use crate::hooks::{self, ContainerState};
 use crate::host_files::{OpenShare, open_shares};
 use crate::limits_change::Settings;
-use crate::machine::add_share;
+use crate::machine::{add_share, insert_disk};
 use crate::mount_points;
 use crate::network::NetworkError;
 use crate::run::host_facts;
@@ -25,8 +28,11 @@ use crate::store::Status;
 use crate::streams::Sockets;
 use crate::timeline::{Timeline, now_ns};
 use agent_client::ClientError;
-use agent_protocol::{ContainerPlan, FIRST_STREAM_PORT, MountSource};
+use agent_protocol::{
+    ContainerPlan, DiskPlan, FIRST_STREAM_PORT, MountPlan, MountSource, RootSource,
+};
 use rustix::fs::statfs;
+use serde_json::Value;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,6 +42,14 @@ use vmm_api::Request;
 
 /// Ports for the streams of one process.
 const PORTS: u32 = 3;
+/// Serial number of the disk that a machine has from its start.
+const FIRST_DISK: &str = "disk0";
+/// Where containers share memory, what that is called in the guest, and how it is mounted if nobody has
+/// said it: as by engines, with MS_NOSUID, MS_NODEV and MS_NOEXEC.
+const SHARED_MEMORY: &str = "/dev/shm";
+const SHARED_MEMORY_NAME: &str = "shm";
+const SHARED_MEMORY_DATA: &str = "mode=1777,size=65536k";
+const SHARED_MEMORY_FLAGS: u64 = 2 | 4 | 8;
 /// f_type of tmpfs (statfs(2)).
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
@@ -44,6 +58,8 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 pub struct PodOptions {
     /// Directory of the state.
     pub root: PathBuf,
+    /// containerd's namespace, which loggers are told.
+    pub namespace: String,
     /// The host's configuration.
     pub config: HostConfig,
     /// `linux.cgroupsPath` of the bundles has systemd's form.
@@ -59,6 +75,22 @@ pub struct NewContainer {
     pub bundle: PathBuf,
     /// Its streams.
     pub stdio: StdioPaths,
+    /// Where its root is.
+    pub root: Root,
+    /// Mounts, in the form of a config.json, for destinations that the bundle does not mount.
+    pub mounts: Vec<Value>,
+}
+
+/// Where the root of a container is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Root {
+    /// Where the bundle says.
+    #[default]
+    Bundle,
+    /// On a disk.
+    Disk(DiskRoot),
+    /// Nowhere: the container runs nothing, and keeps the namespaces of its pod. Only a first one can.
+    Nothing,
 }
 
 impl PodOptions {
@@ -82,8 +114,11 @@ impl Pod {
     ) -> Result<Self, PodError> {
         let id = ContainerId::new(&container.id).map_err(SandboxError::Id)?;
         let parts = Parts::find(&options.config).map_err(SandboxError::Config)?;
-        let (plan, role) = plan_first(&options, &container)?;
-        let opened = container.stdio.open(plan.container.console_size())?;
+        let (mut plan, role) = plan_first(&options, &container)?;
+        let disk = first_disk(&container, &mut plan)?;
+        let source = Source { id: &container.id, namespace: &options.namespace };
+        let opened = container.stdio.open(plan.container.console_size(), source)?;
+        opened.ready().await?;
         let network = plan.network.clone();
         let has_own_network = plan.container.has_own_network();
         let share_plans = plan.shares.clone();
@@ -97,6 +132,9 @@ impl Pod {
         if role == PodRole::Sandbox {
             prepared.expect_shares();
         }
+        let has_disk = disk.is_some();
+        let has_keeper = container.root == Root::Nothing;
+        let drives = give_disk(&mut prepared, disk, &role);
         let mut hooks_made_network = false;
         if let Some(figurehead) = figurehead.filter(|_| prepared.network_is_of_hooks()) {
             let namespace = figurehead
@@ -120,7 +158,8 @@ impl Pod {
         let (machine, client, guest_events) = Machine::own(guest);
         let mut table = Table::default();
         let init = Process::new(container.stdio, None, Some(carried));
-        let member = Member::new(ready.hook_state, ready.init, hooks, names, settings, init);
+        let mut member = Member::new(ready.hook_state, ready.init, hooks, names, settings, init);
+        member.disk = has_disk.then_some(MemberDisk::Fixed);
         table.insert(&container.id, member);
         let membership = Membership {
             sandbox: container.id.clone(),
@@ -139,6 +178,9 @@ impl Pod {
                 size,
                 table: Mutex::new(table),
                 shares: Mutex::new(shares),
+                drives: Mutex::new(drives),
+                letting_go: tokio::sync::Mutex::new(()),
+                has_keeper,
                 next_port: AtomicU32::new(FIRST_STREAM_PORT.saturating_add(PORTS)),
                 events,
             }),
@@ -155,7 +197,7 @@ impl Pod {
     pub async fn create(&self, container: NewContainer) -> Result<(), PodError> {
         ContainerId::new(&container.id).map_err(SandboxError::Id)?;
         self.inner.table().reserve(&container.id)?;
-        let made = self.make(&container).await;
+        let made = self.make_with_disk(&container).await;
         let mut table = self.inner.table();
         match made {
             Ok(member) => {
@@ -170,9 +212,55 @@ impl Pod {
         }
     }
 
-    async fn make(&self, container: &NewContainer) -> Result<Member, PodError> {
+    /// Puts the disk of a container's root, if it has one, into a drive before the container is made.
+    async fn make_with_disk(&self, container: &NewContainer) -> Result<Member, PodError> {
+        let Root::Disk(root) = &container.root else { return self.make(container, None).await };
+        let (drive, serial) = self.inner.drives().take(&container.id)?;
+        let made = match open_disk(root, serial) {
+            Ok((disk, plan)) => {
+                let request = insert_disk(drive, &disk);
+                match self.inner.machine.ask("a disk", request, vec![disk.image]).await {
+                    Ok(()) => self.make(container, Some(plan)).await,
+                    Err(error) => Err(error),
+                }
+            }
+            Err(error) => Err(error.into()),
+        };
+        match made {
+            Ok(mut member) => {
+                member.disk = Some(MemberDisk::Drive(drive));
+                Ok(member)
+            }
+            Err(error) => {
+                // The agent keeps nothing of a container that it could not make. Of one that it has made
+                // without an answer nobody knows.
+                let is_released =
+                    !matches!(error, PodError::Sandbox(SandboxError::Deadline { .. }));
+                self.eject_disk(drive, is_released).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a disk out of its drive, which is used again if the guest has let go of the disk.
+    pub(super) async fn eject_disk(&self, drive: u16, is_released: bool) {
+        if !self.inner.machine.has_ended() {
+            let request = Request::EjectDisk { drive };
+            if let Err(error) = self.inner.machine.ask("the end of a disk", request, vec![]).await {
+                tracing::info!("a disk was not taken out: {}", crate::text::chain(&error));
+            }
+        }
+        self.inner.drives().give_back(drive, is_released);
+    }
+
+    async fn make(
+        &self,
+        container: &NewContainer,
+        disk: Option<DiskPlan>,
+    ) -> Result<Member, PodError> {
         let Inner { options, membership, .. } = &*self.inner;
-        let bundle = Bundle::read(&container.bundle)?;
+        let mut bundle = Bundle::read(&container.bundle)?;
+        bundle.add_mounts(&container.mounts);
         self.check_pod(&container.id, &bundle.pod_role()?)?;
         let mut plan = bundle.plan_in(
             Some(membership),
@@ -183,13 +271,21 @@ impl Pod {
         )?;
         plan.notes.tell();
         drop(bundle);
+        if let Some(disk) = disk {
+            plan.put_root_on(disk);
+        }
         super::operations::check_host_limits(&container.id, &plan.host_limits)?;
         if plan.vm.host_cpus.is_some() {
             tracing::warn!("{}: cpu.cpus is the whole machine's, and stays as it is", container.id);
         }
-        let opened = container.stdio.open(plan.container.console_size())?;
+        let source = Source { id: &container.id, namespace: &options.namespace };
+        let opened = container.stdio.open(plan.container.console_size(), source)?;
+        opened.ready().await?;
         plan.container.set_terminal(container.stdio.terminal);
         put_shared_memory(&mut plan);
+        if self.inner.has_keeper {
+            add_shared_memory(&mut plan);
+        }
         let hook_state = ContainerState {
             oci_version: plan.oci_version.clone(),
             id: container.id.clone(),
@@ -207,7 +303,7 @@ impl Pod {
         hooks::run(&plan.hooks.before_create, &hook_state).await.map_err(SandboxError::Hook)?;
         let shares = open_shares(&plan.shares).map_err(SandboxError::HostFile)?;
         let files = single_files(&shares);
-        if let Some(root) = shares.first().filter(|share| share.read_only) {
+        if let Some(root) = read_only_root(&shares) {
             mount_points::make(&root.descriptor, plan.container.mounts(), &files);
         }
         let mut sockets =
@@ -242,7 +338,9 @@ impl Pod {
         ports: Vec<(u32, OwnedFd)>,
     ) -> Result<agent_protocol::ProcessPlan, PodError> {
         let name_of = |name: &str| taken.names.get(name).cloned().unwrap_or(name.to_owned());
-        plan.root.share = name_of(&plan.root.share);
+        if let RootSource::Share { name } = &mut plan.root.source {
+            *name = name_of(name);
+        }
         for mount in &mut plan.mounts {
             if let MountSource::Share { name, .. } = &mut mount.source {
                 *name = name_of(name);
@@ -339,6 +437,32 @@ impl Pod {
     }
 }
 
+/// A machine that has its first container's root on a disk has drives for those of the others.
+fn give_disk(prepared: &mut Prepared, disk: Option<OpenDisk>, role: &PodRole) -> Drives {
+    let Some(disk) = disk else { return Drives::default() };
+    prepared.give_disk(disk);
+    if *role != PodRole::Sandbox {
+        return Drives::default();
+    }
+    prepared.expect_disks(DRIVES);
+    Drives::new(DRIVES)
+}
+
+/// Opens the disk of the first container's root, if it has one.
+fn first_disk(container: &NewContainer, plan: &mut Plan) -> Result<Option<OpenDisk>, PodError> {
+    let root = match &container.root {
+        Root::Bundle => return Ok(None),
+        Root::Disk(root) => root,
+        Root::Nothing => {
+            plan.remove_root();
+            return Ok(None);
+        }
+    };
+    let (disk, of_agent) = open_disk(root, FIRST_DISK.to_owned())?;
+    plan.put_root_on(of_agent);
+    Ok(Some(disk))
+}
+
 /// The plan of a container that makes its machine, and its part in a pod.
 fn plan_first(options: &PodOptions, container: &NewContainer) -> Result<(Plan, PodRole), PodError> {
     let bundle = Bundle::read(&container.bundle)?;
@@ -366,16 +490,34 @@ fn put_shared_memory(plan: &mut Plan) {
     let mut moved = Vec::new();
     for mount in plan.container.mounts_mut() {
         let MountSource::Share { name, .. } = &mount.source else { continue };
-        if mount.destination.trim_end_matches('/') != "/dev/shm" {
+        if mount.destination.trim_end_matches('/') != SHARED_MEMORY {
             continue;
         }
         let Some(share) = shares.iter().find(|share| share.name == *name) else { continue };
         if let Some(data) = tmpfs_data(&share.path) {
             moved.push(name.clone());
-            mount.source = MountSource::Memory { name: "shm".to_owned(), data };
+            mount.source = MountSource::Memory { name: SHARED_MEMORY_NAME.to_owned(), data };
         }
     }
     plan.shares.retain(|share| !moved.contains(&share.name));
+}
+
+/// A pod whose first container is nobody's has nobody who made a `/dev/shm` for it.
+fn add_shared_memory(plan: &mut Plan) {
+    let mounts = plan.container.mounts_mut();
+    if mounts.iter().any(|mount| mount.destination.trim_end_matches('/') == SHARED_MEMORY) {
+        return;
+    }
+    mounts.push(MountPlan {
+        destination: SHARED_MEMORY.to_owned(),
+        source: MountSource::Memory {
+            name: SHARED_MEMORY_NAME.to_owned(),
+            data: SHARED_MEMORY_DATA.to_owned(),
+        },
+        flags: SHARED_MEMORY_FLAGS,
+        propagation: Vec::new(),
+        recursive: None,
+    });
 }
 
 /// How to mount a tmpfs like the one that has its root here.

@@ -1,5 +1,6 @@
 //! Why something could not be done with a container of a pod.
 
+use crate::disk::DiskError;
 use crate::error::SandboxError;
 use crate::error_kind::ErrorKind;
 use crate::spec::SpecError;
@@ -69,6 +70,18 @@ pub enum PodError {
         /// Which one, and what to do.
         problem: String,
     },
+    /// The machine was made without places for further disks.
+    #[error(
+        "container \"{id}\" has its root on a disk, and the pod's first container has not: its machine \
+         was made without drives; use one snapshotter for all containers of a pod"
+    )]
+    NoDrives {
+        /// Its id.
+        id: String,
+    },
+    /// A disk cannot be a root.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// A stream cannot be used.
     #[error("{stream}: {path:?} cannot be used: {problem}")]
     Stream {

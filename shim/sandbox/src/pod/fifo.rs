@@ -1,10 +1,12 @@
-//! The host's ends of a process's streams as containerd names them: FIFOs, or files with `file://`.
+//! The host's ends of a process's streams as containerd names them: FIFOs, files with `file://`, or a
+//! logger with `binary://`.
 //! They are this process's own open files, so that they can be non-blocking and a task carries each.
 //!
 //! Both ends of a FIFO are held open: a client that detaches is no end of file and no broken pipe, and
 //! another one can attach later.
 
 use super::error::PodError;
+use super::logger::{self, Logger, Pipes, Source};
 use crate::streams::Wanted;
 use crate::watched::watch;
 use agent_protocol::WindowSize;
@@ -35,7 +37,7 @@ const SETTLED: Duration = Duration::from_secs(5);
 pub struct StdioPaths {
     /// A FIFO.
     pub stdin: String,
-    /// A FIFO, or a file as `file:///path`.
+    /// A FIFO, a file as `file:///path`, or a logger for both outputs as `binary:///path`.
     pub stdout: String,
     /// Likewise; with a terminal it is not used.
     pub stderr: String,
@@ -49,6 +51,7 @@ pub(super) struct Opened {
     wanted: Wanted,
     input: Option<(AsyncFd<OwnedFd>, OwnedFd)>,
     outputs: Vec<Sink>,
+    logger: Option<Logger>,
 }
 
 #[derive(Debug)]
@@ -60,26 +63,30 @@ enum Sink {
 }
 
 impl StdioPaths {
-    /// Opens them; `size` is the terminal's first one.
+    /// Opens them; `size` is the terminal's first one, `source` is told to a logger.
     ///
     /// # Errors
     /// [`PodError::Stream`].
-    pub(super) fn open(&self, size: Option<WindowSize>) -> Result<Opened, PodError> {
+    pub(super) fn open(
+        &self,
+        size: Option<WindowSize>,
+        source: Source<'_>,
+    ) -> Result<Opened, PodError> {
         let input = match self.stdin.as_str() {
             "" => None,
             path => Some(open_input(Path::new(path))?),
         };
+        if logger::is_logger(&self.stdout) {
+            return self.open_logger(input, size, source);
+        }
         let sink = |stream, text: &str| -> Result<Option<Sink>, PodError> {
             if text.is_empty() { Ok(None) } else { open_output(stream, text).map(Some) }
         };
         let stdout = sink("standard output", &self.stdout)?;
         if self.terminal {
             let outputs = vec![stdout.unwrap_or(Sink::Nothing)];
-            return Ok(Opened {
-                wanted: Wanted::Terminal(size.unwrap_or_default()),
-                input,
-                outputs,
-            });
+            let wanted = Wanted::Terminal(size.unwrap_or_default());
+            return Ok(Opened { wanted, input, outputs, logger: None });
         }
         let stderr = sink("standard error", &self.stderr)?;
         let wanted = Wanted::Streams {
@@ -87,7 +94,26 @@ impl StdioPaths {
             stdout: stdout.is_some(),
             stderr: stderr.is_some(),
         };
-        Ok(Opened { wanted, input, outputs: stdout.into_iter().chain(stderr).collect() })
+        let outputs = stdout.into_iter().chain(stderr).collect();
+        Ok(Opened { wanted, input, outputs, logger: None })
+    }
+
+    fn open_logger(
+        &self,
+        input: Option<(AsyncFd<OwnedFd>, OwnedFd)>,
+        size: Option<WindowSize>,
+        source: Source<'_>,
+    ) -> Result<Opened, PodError> {
+        let (logger, Pipes { stdout, stderr }) = Logger::start(&self.stdout, source)?;
+        let sink = |end| watch(end).map(Sink::Fifo).map_err(PodError::Sockets);
+        let (wanted, outputs) = if self.terminal {
+            (Wanted::Terminal(size.unwrap_or_default()), vec![sink(stdout)?])
+        } else {
+            let stdin = input.is_some();
+            let wanted = Wanted::Streams { stdin, stdout: true, stderr: true };
+            (wanted, vec![sink(stdout)?, sink(stderr)?])
+        };
+        Ok(Opened { wanted, input, outputs, logger: Some(logger) })
     }
 }
 
@@ -106,8 +132,9 @@ fn open_input(path: &Path) -> Result<(AsyncFd<OwnedFd>, OwnedFd), PodError> {
 fn open_output(stream: &'static str, text: &str) -> Result<Sink, PodError> {
     if let Some((scheme, rest)) = text.split_once("://") {
         if scheme != "file" {
-            let problem =
-                format!("{scheme:?} is not supported; a FIFO and a file, as \"file:///path\", are");
+            let problem = format!(
+                "{scheme:?} is not supported; a FIFO, \"file:///path\" and \"binary:///path\" are"
+            );
             return Err(unusable(stream, Path::new(text), problem));
         }
         let path = Path::new(rest);
@@ -151,6 +178,7 @@ pub(super) struct Carried {
     input: Option<JoinHandle<()>>,
     /// Keeps the standard input from ending.
     keeper: Option<OwnedFd>,
+    logger: Option<Logger>,
 }
 
 #[derive(Debug)]
@@ -173,6 +201,17 @@ impl Opened {
         self.wanted
     }
 
+    /// Waits until a logger, if there is one, is ready.
+    ///
+    /// # Errors
+    /// [`PodError::Stream`].
+    pub(super) async fn ready(&self) -> Result<(), PodError> {
+        match &self.logger {
+            Some(logger) => logger.ready().await,
+            None => Ok(()),
+        }
+    }
+
     /// Carries them; `ends` are the host's ends of the sockets, in the order of the streams.
     ///
     /// # Errors
@@ -188,6 +227,7 @@ impl Opened {
             sockets.next().unwrap_or_else(missing).map_err(PodError::Sockets)
         };
         let mut carried = Carried::default();
+        carried.logger = self.logger;
         let is_terminal = matches!(self.wanted, Wanted::Terminal(_));
         let mut outputs = self.outputs.into_iter();
         if is_terminal {
@@ -225,6 +265,9 @@ impl Carried {
     pub(super) async fn drain(mut self) {
         for output in std::mem::take(&mut self.outputs) {
             output.drain().await;
+        }
+        if let Some(logger) = self.logger.take() {
+            logger.finish().await;
         }
     }
 }

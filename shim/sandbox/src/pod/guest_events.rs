@@ -69,9 +69,25 @@ impl Pod {
     pub(super) async fn end_if_over(&self) {
         // The task that asks for it may have to return first.
         tokio::task::yield_now().await;
-        if self.inner.table().is_over() {
-            self.inner.machine.stop().await;
+        let with_disks = {
+            let table = self.inner.table();
+            if !table.is_over() {
+                return;
+            }
+            table.with_disks()
+        };
+        // What the guest's kernel has not written to a disk yet is lost with the machine.
+        let _letting_go = self.inner.letting_go.lock().await;
+        for container in with_disks {
+            if self.inner.machine.has_ended() {
+                return;
+            }
+            let deleted = self.inner.client.delete_container(&container, self.inner.deadline).await;
+            if let Err(error) = deleted {
+                tracing::info!("a disk was not let go: {}", crate::text::chain(&error));
+            }
         }
+        self.inner.machine.stop().await;
     }
 
     /// Without its machine no process is left. None of them has ended well.

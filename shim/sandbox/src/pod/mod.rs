@@ -6,15 +6,18 @@
 //! says first.
 
 mod create;
+mod drives;
 mod error;
 mod fifo;
 mod guest_events;
+mod logger;
 mod machine;
 mod operations;
 mod shares;
 mod table;
 
-pub use create::{NewContainer, PodOptions};
+pub use crate::disk::{DiskError, DiskRoot};
+pub use create::{NewContainer, PodOptions, Root};
 pub use error::PodError;
 pub use fifo::StdioPaths;
 pub use table::{PodEvent, PodExit, PodProcess, PodStatus};
@@ -22,6 +25,7 @@ pub use table::{PodEvent, PodExit, PodProcess, PodStatus};
 use crate::limits_change::MachineSize;
 use crate::spec::Membership;
 use agent_client::Client;
+use drives::Drives;
 use machine::Machine;
 use shares::Shares;
 use std::sync::atomic::AtomicU32;
@@ -49,6 +53,11 @@ struct Inner {
     size: MachineSize,
     table: Mutex<Table>,
     shares: Mutex<Shares>,
+    drives: Mutex<Drives>,
+    /// Held while the guest lets go of disks, so that the machine does not end meanwhile.
+    letting_go: tokio::sync::Mutex<()>,
+    /// The first container has no root and runs nothing.
+    has_keeper: bool,
     next_port: AtomicU32,
     events: mpsc::UnboundedSender<PodEvent>,
 }
@@ -60,6 +69,10 @@ impl Inner {
 
     fn shares(&self) -> MutexGuard<'_, Shares> {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drives(&self) -> MutexGuard<'_, Drives> {
+        self.drives.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells what has happened. Called with the table locked, so that the order is that of the table.

@@ -3,7 +3,8 @@
 use super::Pod;
 use super::error::PodError;
 use super::fifo::StdioPaths;
-use super::table::{PodEvent, PodExit, PodProcess, PodStatus, Process};
+use super::logger::Source;
+use super::table::{MemberDisk, PodEvent, PodExit, PodProcess, PodStatus, Process};
 use crate::caller_limits;
 use crate::error_kind::ErrorKind;
 use crate::hooks::{self, ContainerState};
@@ -151,7 +152,9 @@ impl Pod {
         let Some(mut plan) = plan else {
             return Err(PodError::NotFound { what: "process", id: process.to_owned() });
         };
-        let opened = stdio.open(size)?;
+        let source = Source { id: process, namespace: &self.inner.options.namespace };
+        let opened = stdio.open(size, source)?;
+        opened.ready().await?;
         let mut sockets =
             Sockets::open(opened.wanted(), self.ports()?).map_err(PodError::Sockets)?;
         plan.stdio = sockets.plan();
@@ -378,15 +381,23 @@ impl Pod {
         }
         let state = self.hook_state(container, "stopped")?;
         let machine = &self.inner.machine;
+        let mut is_released = false;
+        let has_disk = self.inner.table().member(container)?.disk.is_some();
+        let letting_go = if has_disk { Some(self.inner.letting_go.lock().await) } else { None };
         if !machine.has_ended() {
             let deleted = self.inner.client.delete_container(container, self.inner.deadline).await;
+            is_released = deleted.is_ok();
             if let Err(error) = deleted {
                 tracing::info!("the guest's part stays: {}", crate::text::chain(&error));
             }
         }
+        drop(letting_go);
         let Some(member) = self.inner.table().remove(container) else {
             return Err(PodError::NotFound { what: "container", id: container.to_owned() });
         };
+        if let Some(MemberDisk::Drive(drive)) = member.disk {
+            self.eject_disk(drive, is_released).await;
+        }
         self.release_shares(&member.shares).await;
         if self.is_empty() {
             machine.stop().await;
@@ -395,6 +406,25 @@ impl Pod {
         }
         run_after_stop(&member.hooks.after_stop, &state).await;
         Ok(())
+    }
+
+    /// Ends every container, then the machine, and returns when nothing is left of it; after `patience` the
+    /// machine ends whatever its containers do.
+    pub async fn stop(&self, patience: Duration) {
+        let containers = self.inner.table().ids();
+        for container in containers {
+            // Some have ended before.
+            drop(self.signal(&container, INIT_PROCESS, SIGKILL, true).await);
+        }
+        if tokio::time::timeout(patience, self.inner.machine.ended()).await.is_err() {
+            self.inner.machine.stop().await;
+        }
+    }
+
+    /// Whether the machine is there.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.inner.machine.has_ended()
     }
 
     /// Ends the machine and all that is in it, and returns when nothing is left of it.

@@ -2,7 +2,7 @@
 //! mount it, so that all of them see the same pages; one that nobody uses any more goes.
 
 use crate::host_files::OpenShare;
-use crate::spec::SharePlan;
+use crate::spec::{ROOT_SHARE, SharePlan};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use vmm_api::CachePolicy;
@@ -45,8 +45,8 @@ pub(super) struct Taken {
 impl Shares {
     /// Those of the first container are in its machine from the start, under the names that they have.
     pub(super) fn know_first(&mut self, plans: &[SharePlan], opened: &[OpenShare]) -> Vec<String> {
-        for (index, (plan, share)) in plans.iter().zip(opened).enumerate() {
-            let identity = if index == 0 { None } else { identify(plan, share) };
+        for (plan, share) in plans.iter().zip(opened) {
+            let identity = identify(plan, share);
             self.known.push(Share { name: plan.name.clone(), identity, users: 1 });
         }
         plans.iter().map(|plan| plan.name.clone()).collect()
@@ -55,8 +55,8 @@ impl Shares {
     /// Takes the shares of a further container.
     pub(super) fn take(&mut self, plans: &[SharePlan], opened: Vec<OpenShare>) -> Taken {
         let mut taken = Taken { names: HashMap::new(), new: Vec::new() };
-        for (index, (plan, mut share)) in plans.iter().zip(opened).enumerate() {
-            let identity = if index == 0 { None } else { identify(plan, &share) };
+        for (plan, mut share) in plans.iter().zip(opened) {
+            let identity = identify(plan, &share);
             let known = identity.as_ref().and_then(|identity| {
                 self.known.iter_mut().find(|known| known.identity.as_ref() == Some(identity))
             });
@@ -86,7 +86,11 @@ impl Shares {
     }
 }
 
+/// `None` for a container's root.
 fn identify(plan: &SharePlan, share: &OpenShare) -> Option<Identity> {
+    if plan.name == ROOT_SHARE {
+        return None;
+    }
     let stat = rustix::fs::fstat(&share.descriptor).ok()?;
     Some(Identity {
         path: plan.path.clone(),
@@ -101,7 +105,6 @@ fn identify(plan: &SharePlan, share: &OpenShare) -> Option<Identity> {
 mod tests {
     use super::*;
     use crate::host_files::open_shares;
-    use crate::spec::ROOT_SHARE;
 
     fn plans(root: &std::path::Path, volume: &std::path::Path) -> Vec<SharePlan> {
         let share = |name: &str, path: &std::path::Path| SharePlan {

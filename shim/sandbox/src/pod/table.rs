@@ -89,6 +89,23 @@ pub enum PodEvent {
     },
 }
 
+impl PodEvent {
+    /// Id of the container that it is about.
+    #[must_use]
+    pub fn container(&self) -> &str {
+        match self {
+            Self::Created { container }
+            | Self::Started { container, .. }
+            | Self::ProcessAdded { container, .. }
+            | Self::Exited { container, .. }
+            | Self::OutOfMemory { container }
+            | Self::Paused { container }
+            | Self::Resumed { container }
+            | Self::Deleted { container, .. } => container,
+        }
+    }
+}
+
 /// Where a process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodStatus {
@@ -163,6 +180,15 @@ impl Process {
     }
 }
 
+/// The disk of a container's root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MemberDisk {
+    /// In the machine from its start to its end.
+    Fixed,
+    /// In this drive.
+    Drive(u16),
+}
+
 /// A container.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -174,6 +200,8 @@ pub(super) struct Member {
     /// Names of its shares in the pod.
     pub(super) shares: Vec<String>,
     pub(super) settings: Settings,
+    /// Where its root is, if that is on a disk.
+    pub(super) disk: Option<MemberDisk>,
     pub(super) paused: bool,
     kills_told: u32,
     processes: BTreeMap<String, Process>,
@@ -189,7 +217,17 @@ impl Member {
         init: Process,
     ) -> Self {
         let processes = BTreeMap::from([(INIT_PROCESS.to_owned(), init)]);
-        Self { state, first, hooks, shares, settings, paused: false, kills_told: 0, processes }
+        Self {
+            state,
+            first,
+            hooks,
+            shares,
+            settings,
+            disk: None,
+            paused: false,
+            kills_told: 0,
+            processes,
+        }
     }
 }
 
@@ -385,6 +423,19 @@ impl Table {
                 self.exited(&id, &process, exit.clone())
             })
             .collect()
+    }
+
+    /// All containers.
+    pub(super) fn ids(&self) -> Vec<String> {
+        self.members.keys().cloned().collect()
+    }
+
+    /// The containers whose roots are on disks.
+    pub(super) fn with_disks(&self) -> Vec<String> {
+        let with = |(id, member): (&String, &Option<Member>)| {
+            member.as_ref().is_some_and(|member| member.disk.is_some()).then(|| id.clone())
+        };
+        self.members.iter().filter_map(with).collect()
     }
 
     /// Whether there are containers and the first process of each has ended, and its output is written.

@@ -43,6 +43,7 @@ pub use error::SpecError;
 pub use exec::{ProcessChanges, ProcessFile, capability_bit};
 pub use features::features;
 pub use hooks::{Hook, Hooks};
+pub(crate) use mount_options::split as split_mount_options;
 pub use mounts::SharePlan;
 pub use pod::{Membership, PodRole};
 pub use resources::HostLimit;
@@ -56,8 +57,8 @@ use crate::config::HostConfig;
 use crate::spec::json::{Fields, Node};
 use crate::spec::process::ProcessSpec;
 use agent_protocol::{
-    ContainerPlan, FileWrite, MountPlan, MountSource, ProcessPlan, RootPlan, SeccompPlan,
-    StartHooks, StdioPlan, WindowSize,
+    ContainerPlan, DiskPlan, FileWrite, MountPlan, MountSource, ProcessPlan, RootPlan, RootSource,
+    SeccompPlan, StartHooks, StdioPlan, WindowSize,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -103,7 +104,8 @@ pub struct Plan {
     pub bundle: PathBuf,
     /// The machine.
     pub vm: VmPlan,
-    /// Paths of the host that the guest may see; the first is the container's root.
+    /// Paths of the host that the guest may see; the first is the container's root, unless that is on a
+    /// disk.
     pub shares: Vec<SharePlan>,
     /// The container.
     pub container: ContainerSpec,
@@ -125,6 +127,18 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The root is on a disk, and not in the directory that the bundle names.
+    pub(crate) fn put_root_on(&mut self, disk: DiskPlan) {
+        self.shares.retain(|share| share.name != ROOT_SHARE);
+        self.container.plan.root.source = RootSource::Disk(disk);
+    }
+
+    /// The container has no root: it only keeps its namespaces.
+    pub(crate) fn remove_root(&mut self) {
+        self.shares.retain(|share| share.name != ROOT_SHARE);
+        self.container.plan.root.source = RootSource::Nothing;
+    }
+
     /// Whether the bundle leaves its container in the host's network namespace.
     pub(crate) fn has_host_network(&self) -> bool {
         self.network.is_none() && !self.container.has_own_network()
@@ -195,6 +209,19 @@ impl Bundle {
     #[must_use]
     pub fn from_document(directory: PathBuf, document: Value) -> Self {
         Self { directory, document }
+    }
+
+    /// Adds mounts, in the form of a config.json, whose destinations the bundle does not mount.
+    pub fn add_mounts(&mut self, mounts: &[Value]) {
+        let Some(document) = self.document.as_object_mut() else { return };
+        let known = document.entry("mounts").or_insert_with(|| Value::Array(Vec::new()));
+        // Whatever else it is, is refused when the plan is made.
+        let Some(known) = known.as_array_mut() else { return };
+        for mount in mounts {
+            if !known.iter().any(|other| other.get("destination") == mount.get("destination")) {
+                known.push(mount.clone());
+            }
+        }
     }
 
     /// Makes the plan of a container with this id.
@@ -278,7 +305,7 @@ impl Bundle {
             hostname,
             domainname,
             root: RootPlan {
-                share: ROOT_SHARE.to_owned(),
+                source: RootSource::Share { name: ROOT_SHARE.to_owned() },
                 read_only,
                 propagation: linux.propagation,
             },

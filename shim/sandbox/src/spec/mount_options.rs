@@ -165,6 +165,24 @@ impl MountOptions {
     }
 }
 
+/// Flags of mount(2) and what is left for the file system, of options that are about nothing else;
+/// an option of another kind is the error.
+pub(crate) fn split(options: &[&str]) -> Result<(u64, String), String> {
+    for option in options {
+        let is_flag = OPTIONS.iter().find(|(name, _)| name == option);
+        match is_flag {
+            None | Some((_, Set(_) | Clear(_) | Nothing)) if !is_bind(option) => {}
+            _ => return Err((*option).to_owned()),
+        }
+    }
+    let MountOptions { flags, data, .. } = sort(options);
+    Ok((flags, data))
+}
+
+fn is_bind(option: &str) -> bool {
+    matches!(option, "bind" | "rbind" | "remount")
+}
+
 /// Names of the options that are no data for a file system, in order.
 pub(super) fn names() -> Vec<&'static str> {
     OPTIONS.iter().map(|(name, _)| *name).collect()

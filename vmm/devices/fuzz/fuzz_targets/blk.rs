@@ -1,5 +1,5 @@
 //! The block device against a guest that does anything to its queue. Nothing outside the disk is
-//! read or written.
+//! read or written, whether the disk stays or comes and goes.
 #![no_main]
 
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use devices::event_loop::EventLoop;
 use devices::testing::Driver;
-use devices::virtio::blk::{Blk, BlkSpec};
+use devices::virtio::blk::{Blk, BlkSpec, DriveDisk, DriveSpec};
 use devices_fuzz::{Act, perform};
 use libfuzzer_sys::fuzz_target;
 
@@ -27,18 +27,35 @@ fn disk() -> File {
     file
 }
 
-fuzz_target!(|input: (bool, Vec<Act>)| {
-    let (read_only, acts) = input;
+fuzz_target!(|input: (bool, bool, Vec<Act>)| {
+    let (read_only, is_drive, acts) = input;
     let event_loop = EventLoop::unthreaded().expect("descriptors are left");
     let file = disk();
-    let copy = file.try_clone().expect("descriptors are left");
-    let spec = BlkSpec { file, read_only, id: "fuzz".into(), operations: None, bytes: None };
-    let blk = Blk::new(spec, event_loop.clone()).expect("the disk is good");
+    let mut copies = vec![file.try_clone().expect("descriptors are left")];
+    let (blk, handle) = if is_drive {
+        let (blk, handle) = Blk::drive(DriveSpec::default(), event_loop.clone());
+        (blk, Some(handle))
+    } else {
+        let spec = BlkSpec { file, read_only, id: "fuzz".into(), operations: None, bytes: None };
+        (Blk::new(spec, event_loop.clone()).expect("the disk is good"), None)
+    };
     let mut driver = Driver::new(Box::new(blk));
     driver.start(u64::MAX, 16);
-    for act in acts.iter().take(64) {
+    for (turn, act) in acts.iter().take(64).enumerate() {
+        match (&handle, turn % 8) {
+            (Some(handle), 2) => {
+                let file = disk();
+                copies.push(file.try_clone().expect("descriptors are left"));
+                let disk = DriveDisk { file, read_only, id: "fuzz".into() };
+                handle.insert(disk).expect("the drive is empty");
+            }
+            (Some(handle), 6) => handle.eject(),
+            _ => {}
+        }
         perform(&mut driver, act);
         event_loop.turn(4);
     }
-    assert_eq!(copy.metadata().expect("it is open").len(), SIZE);
+    for copy in copies {
+        assert_eq!(copy.metadata().expect("it is open").len(), SIZE);
+    }
 });

@@ -85,6 +85,7 @@ const CONTROL: &[Call] = &[
     call(libc::SYS_epoll_ctl, "a device that is paused or goes on"),
     call(libc::SYS_timerfd_create, "a device with a rate that goes on"),
     call(libc::SYS_shutdown, "connections of vsock that a pause finds ended"),
+    call(libc::SYS_lseek, "a disk for a drive: its size"),
     // A share that is added: is it what it is said to be?
     only(libc::SYS_fcntl, OF_DESCRIPTORS, "a new share: how it was opened"),
     call(libc::SYS_statx, "a new share: its type and number"),

@@ -1,7 +1,7 @@
 //! Configurations, good and bad.
 
 use super::*;
-use vmm_api::{BootConfig, ConsoleConfig};
+use vmm_api::{BootConfig, ConsoleConfig, DriveConfig};
 
 fn fds(count: usize) -> Vec<OwnedFd> {
     (0..count).map(|_| tempfile::tempfile().unwrap().into()).collect()
@@ -35,6 +35,7 @@ fn good() -> MachineConfig {
             shares_later: false,
         }),
         disks: vec![disk(5)],
+        drives: Vec::new(),
         nets: Vec::new(),
         rng: true,
         balloon: Some(BalloonConfig { free_page_reporting: true }),
@@ -185,4 +186,33 @@ fn a_network_needs_an_address_and_room_for_packets() {
         assert_eq!(with(mac, 1500), Err(SpecError::Mac { mac }));
     }
     assert_eq!(with([2, 0, 0, 0, 0, 1], 67), Err(SpecError::Mtu { mtu: 67 }));
+}
+
+#[test]
+fn drives_are_devices_and_their_disks_are_checked() {
+    let drives = |config: &mut MachineConfig, count| {
+        config.drives = vec![DriveConfig::default(); count];
+    };
+    let most = MAX_DEVICES - 5;
+    let mut config = good();
+    drives(&mut config, most);
+    assert_eq!(MachineSpec::new(config, fds(6)).unwrap().devices.drives.len(), most);
+    let count = MAX_DEVICES + 1;
+    assert_eq!(error(|c| drives(c, most + 1)), SpecError::TooManyDevices { count });
+    let none =
+        Some(RateLimit { bytes: Some(TokenBucket { burst: 0, per_second: 1 }), operations: None });
+    let stuck = error(|c| c.drives = vec![DriveConfig { rate_limit: none }]);
+    assert_eq!(stuck, SpecError::RateLimit { burst: 0, per_second: 1 });
+
+    let disk = |serial: &str, slot| InsertedDisk {
+        drive: 2,
+        image: FdSlot(slot),
+        read_only: true,
+        serial: serial.to_owned(),
+    };
+    let spec = InsertedSpec::new(disk("disk2", 0), fds(1)).unwrap();
+    assert_eq!((spec.drive, spec.serial.as_str()), (2, "disk2"));
+    for (disk, count) in [(disk("", 0), 1), (disk("d", 1), 1), (disk("d", 0), 2)] {
+        InsertedSpec::new(disk, fds(count)).unwrap_err();
+    }
 }

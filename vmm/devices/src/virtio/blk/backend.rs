@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
@@ -16,13 +15,13 @@ use crate::iovec;
 const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
 
 #[derive(Debug)]
-pub(super) struct Disk {
-    pub(super) file: Arc<File>,
+pub(super) struct Disk<'f> {
+    pub(super) file: &'f File,
     /// The driver does not flush, so each write is made durable before it is answered (§5.2.6.2).
     pub(super) write_through: bool,
 }
 
-impl Disk {
+impl Disk<'_> {
     fn fallocate(&self, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
         let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -55,7 +54,7 @@ impl Disk {
     }
 }
 
-impl Backend for Disk {
+impl Backend for Disk<'_> {
     fn read(&mut self, slices: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         iovec::read_at(self.file.as_fd(), slices, offset)
     }

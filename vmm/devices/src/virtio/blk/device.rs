@@ -1,15 +1,15 @@
 //! The config side.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::sync::Arc;
 
-use super::backend::Disk;
+use super::medium::{DriveHandle, Medium, Slot};
 use super::request::Geometry;
 use super::state::BlkState;
 use super::worker::BlkWorker;
 use super::{
-    ID_SIZE, MAX_RANGE_SECTORS, MAX_RANGES, QUEUE_SIZE, REQUEST_QUEUE, SECTOR_SIZE, SEG_MAX,
+    DRIVE_QUEUE_SIZE, FRAMING, ID_SIZE, MAX_RANGE_SECTORS, MAX_RANGES, QUEUE_SIZE, REQUEST_QUEUE,
     feature,
 };
 use crate::event_loop::{EventLoop, WorkerHandle};
@@ -33,7 +33,16 @@ pub struct BlkSpec {
     pub bytes: Option<Rate>,
 }
 
-/// Why a block device could not be made.
+/// What a drive is made of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DriveSpec {
+    /// Limit of requests per second, whatever is in it.
+    pub operations: Option<Rate>,
+    /// Limit of bytes per second.
+    pub bytes: Option<Rate>,
+}
+
+/// Why a block device could not be made, or a disk not be put into one.
 #[derive(Debug, thiserror::Error)]
 pub enum BlkError {
     /// The file's size cannot be told.
@@ -59,6 +68,9 @@ pub enum BlkError {
         /// The identity.
         id: String,
     },
+    /// There is a disk in the drive.
+    #[error("a disk is in the drive already")]
+    Occupied,
     /// The file is not what the device had when it was saved.
     #[error(
         "the saved disk {id} has {saved} sectors (read-only: {saved_read_only}), the file given \
@@ -80,8 +92,11 @@ pub enum BlkError {
 
 /// A block device.
 pub struct Blk {
-    file: Arc<File>,
-    geometry: Geometry,
+    slot: Arc<Slot>,
+    /// Its disk can change.
+    is_drive: bool,
+    /// Requests that the driver may have under way.
+    queue_size: [u16; 1],
     operations: Option<Rate>,
     bytes: Option<Rate>,
     event_loop: Arc<EventLoop>,
@@ -96,24 +111,23 @@ impl Blk {
     /// # Errors
     /// The file has no size or no sector; the identity is too long.
     pub fn new(spec: BlkSpec, event_loop: Arc<EventLoop>) -> Result<Self, BlkError> {
-        let BlkSpec { mut file, read_only, id: name, operations, bytes } = spec;
-        // A block device has no length, but an end.
-        let size = match file.seek(SeekFrom::End(0)) {
-            Ok(size) => size,
-            Err(source) => return Err(BlkError::Size { id: name, source }),
-        };
-        let sectors = size.checked_div(SECTOR_SIZE).unwrap_or_default();
-        if sectors == 0 {
-            return Err(BlkError::TooSmall { id: name, bytes: size });
-        }
-        let mut id = [0; ID_SIZE];
-        match id.get_mut(..name.len()) {
-            Some(front) => front.copy_from_slice(name.as_bytes()),
-            None => return Err(BlkError::LongId { id: name }),
-        }
-        let geometry = Geometry { sectors, read_only, id };
-        let file = Arc::new(file);
-        Ok(Self { file, geometry, operations, bytes, event_loop, worker: None })
+        let BlkSpec { file, read_only, id, operations, bytes } = spec;
+        let slot = Slot::new(Medium::new(file, read_only, id)?);
+        let queue_size = [QUEUE_SIZE];
+        let worker = None;
+        Ok(Self { slot, is_drive: false, queue_size, operations, bytes, event_loop, worker })
+    }
+
+    /// A device without a disk, and the handle to put one in. What a driver may do with it is agreed
+    /// upon before there is one: the device is never told to be read-only, and each write to a disk
+    /// that is fails.
+    pub fn drive(spec: DriveSpec, event_loop: Arc<EventLoop>) -> (Self, DriveHandle) {
+        let DriveSpec { operations, bytes } = spec;
+        let slot = Slot::new(Medium::none());
+        let handle = DriveHandle(slot.clone());
+        let queue_size = [DRIVE_QUEUE_SIZE];
+        let worker = None;
+        (Self { slot, is_drive: true, queue_size, operations, bytes, event_loop, worker }, handle)
     }
 
     /// The device that `state` was taken from, over a file with the same content.
@@ -127,8 +141,9 @@ impl Blk {
     ) -> Result<Self, BlkError> {
         let BlkState { sectors, read_only, id } = *state;
         let name = spec.id.clone();
-        let mut device = Self::new(spec, event_loop)?;
-        let geometry = &mut device.geometry;
+        let device = Self::new(spec, event_loop)?;
+        let mut medium = device.slot.medium();
+        let geometry = &mut medium.geometry;
         if (sectors, read_only) != (geometry.sectors, geometry.read_only) {
             return Err(BlkError::Different {
                 id: name,
@@ -140,7 +155,13 @@ impl Blk {
         }
         // The driver may have read it already.
         geometry.id = id;
+        drop(medium);
         Ok(device)
+    }
+
+    /// A drive may have a disk that can be written, at some time.
+    fn may_be_written(&self) -> bool {
+        self.is_drive || !self.slot.medium().geometry.read_only
     }
 
     /// The configuration space (§5.2.4): what the offered features make valid, the rest zero.
@@ -151,11 +172,13 @@ impl Blk {
                 *to = *from;
             }
         };
-        put(0, &self.geometry.sectors.to_le_bytes());
-        put(12, &SEG_MAX.to_le_bytes());
+        put(0, &self.slot.medium().geometry.sectors.to_le_bytes());
+        // Data buffers in one request: what the queue holds without header and status.
+        let [queue_size] = self.queue_size;
+        put(12, &u32::from(queue_size.saturating_sub(FRAMING)).to_le_bytes());
         // One queue, although VIRTIO_BLK_F_MQ is not offered.
         put(34, &1u16.to_le_bytes());
-        if !self.geometry.read_only {
+        if self.may_be_written() {
             put(36, &MAX_RANGE_SECTORS.to_le_bytes());
             put(40, &MAX_RANGES.to_le_bytes());
             // discard_sector_alignment: any sector will do; the file system rounds.
@@ -174,15 +197,15 @@ impl VirtioDevice for Blk {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+        &self.queue_size
     }
 
     fn features(&self) -> u64 {
         let ring = spec::feature::RING_EVENT_IDX | spec::feature::RING_INDIRECT_DESC;
-        let disk = if self.geometry.read_only {
-            feature::RO
-        } else {
+        let disk = if self.may_be_written() {
             feature::FLUSH | feature::DISCARD | feature::WRITE_ZEROES
+        } else {
+            feature::RO
         };
         ring | disk | feature::SEG_MAX
     }
@@ -194,28 +217,32 @@ impl VirtioDevice for Blk {
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
         let queue = activation.take_queue(REQUEST_QUEUE)?;
         let write_through = !activation.has_feature(feature::FLUSH);
-        let disk = Disk { file: self.file.clone(), write_through };
         let limits = (self.operations, self.bytes);
-        let worker = BlkWorker::new(queue, activation.memory, disk, self.geometry, limits)
+        let slot = self.slot.clone();
+        let worker = BlkWorker::new(queue, activation.memory, slot, write_through, limits)
             .map_err(ActivateError::Worker)?;
         self.worker = Some(self.event_loop.start(worker).map_err(ActivateError::Worker)?);
+        self.slot.set_signal(Some(activation.signal));
         Ok(())
     }
 
     fn stop(&mut self) -> Vec<Virtqueue> {
+        self.slot.set_signal(None);
         let worker = self.worker.take().and_then(WorkerHandle::stop);
         worker.map(BlkWorker::into_queue).into_iter().collect()
     }
 
     fn save(&self) -> DeviceState {
         let Self {
-            file: _,
-            geometry: Geometry { sectors, read_only, id },
+            slot,
+            is_drive: _,
+            queue_size: _,
             operations: _,
             bytes: _,
             event_loop: _,
             worker: _,
         } = self;
-        DeviceState::Blk(BlkState { sectors: *sectors, read_only: *read_only, id: *id })
+        let Geometry { sectors, read_only, id } = slot.medium().geometry;
+        DeviceState::Blk(BlkState { sectors, read_only, id })
     }
 }

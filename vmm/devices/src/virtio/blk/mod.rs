@@ -2,14 +2,20 @@
 //!
 //! Data goes between the file and guest memory without a copy. The device works on one request
 //! after the other, on a loop of its own, so that a slow disk holds up nothing else.
+//!
+//! A drive is a device whose disk comes and goes while the machine runs: without one its capacity is
+//! 0, and every request for data fails. The driver is told of each change (§5.2.5.2), and has to let
+//! go of a disk before it is taken away.
 
 mod backend;
 mod device;
+mod medium;
 mod request;
 mod state;
 mod worker;
 
-pub use device::{Blk, BlkError, BlkSpec};
+pub use device::{Blk, BlkError, BlkSpec, DriveSpec};
+pub use medium::{DriveDisk, DriveHandle};
 pub use state::BlkState;
 
 /// The only queue.
@@ -18,8 +24,12 @@ const REQUEST_QUEUE: u16 = 0;
 /// Descriptors, and with them requests, that the driver may have under way.
 const QUEUE_SIZE: u16 = 128;
 
-/// Data buffers in one request: what the queue holds without header and status.
-const SEG_MAX: u32 = 126;
+/// The same of a drive, of which a guest has many that are mostly empty: its kernel keeps memory for
+/// each request that can be under way.
+const DRIVE_QUEUE_SIZE: u16 = 32;
+
+/// Descriptors of a request that are not data: header and status.
+const FRAMING: u16 = 2;
 
 /// The unit of all sizes and positions (§5.2.4), whatever the disk's own block is.
 const SECTOR_SIZE: u64 = 512;

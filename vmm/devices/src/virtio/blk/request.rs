@@ -51,6 +51,32 @@ pub(super) trait Backend {
     fn zero(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
 }
 
+/// No disk: nothing can be read from it or written to it, and nothing is still to be written.
+#[derive(Debug)]
+pub(super) struct Absent;
+
+impl Backend for Absent {
+    fn read(&mut self, _: &[VolatileSlice<'_>], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn write(&mut self, _: &[VolatileSlice<'_>], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn discard(&mut self, _: u64, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn zero(&mut self, _: u64, _: u64, _: bool) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
 /// The disk as a request sees it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {

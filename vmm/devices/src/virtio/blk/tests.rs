@@ -210,3 +210,40 @@ fn makes_writes_durable_when_the_driver_does_not_flush() {
     assert!(driver.queues[0].pop_used().is_some());
     assert_eq!(driver.bytes(status, 1), [OK]);
 }
+
+#[test]
+fn a_drive_has_a_disk_at_times() {
+    let event_loop = EventLoop::new("drive-test", None).unwrap();
+    let (device, handle) = Blk::drive(DriveSpec::default(), event_loop);
+    let mut driver = Driver::new(Box::new(device));
+    driver.start(u64::MAX, 16);
+    assert_eq!(driver.offered_features() & feature::RO, 0);
+    let capacity = |driver: &Driver| {
+        let mut capacity = [0; 8];
+        crate::bus::BusDevice::read(&*driver.transport, 0x100, &mut capacity);
+        u64::from_le_bytes(capacity)
+    };
+    let read =
+        |driver: &mut Driver| *driver.request(0, &[&header(0, 0)], &[512, 1]).last().unwrap();
+    let write = |driver: &mut Driver| driver.request(0, &[&header(1, 0), &[1; 512]], &[1]) == [OK];
+    assert_eq!(capacity(&driver), 0);
+    assert_eq!(read(&mut driver), IO_ERROR);
+    assert_eq!(driver.request(0, &[&header(4, 0)], &[1]), [OK]);
+    for read_only in [true, false, true] {
+        let BlkSpec { file, .. } = spec(read_only);
+        handle.insert(DriveDisk { file, read_only, id: "disk1".into() }).unwrap();
+        assert_eq!((capacity(&driver), read(&mut driver)), (SECTORS, OK));
+        assert_eq!(write(&mut driver), !read_only);
+        let reply = driver.request(0, &[&header(8, 0)], &[20, 1]);
+        assert!(reply.starts_with(b"disk1\0"), "{reply:?}");
+        let BlkSpec { file, .. } = spec(read_only);
+        let second = handle.insert(DriveDisk { file, read_only, id: "disk2".into() });
+        assert!(second.unwrap_err().to_string().contains("already"));
+        handle.eject();
+        assert_eq!((capacity(&driver), read(&mut driver)), (0, IO_ERROR));
+        assert!(!write(&mut driver));
+    }
+    let empty = tempfile::tempfile().unwrap();
+    let empty = handle.insert(DriveDisk { file: empty, read_only: true, id: "x".into() });
+    assert!(empty.unwrap_err().to_string().contains("0 bytes"));
+}

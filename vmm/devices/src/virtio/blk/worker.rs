@@ -6,7 +6,8 @@ use std::sync::Arc;
 use vmm_sys_util::epoll::EventSet;
 
 use super::backend::Disk;
-use super::request::{Geometry, serve};
+use super::medium::Slot;
+use super::request::{Absent, serve};
 use crate::event_loop::{Watch, Worker};
 use crate::limits::Limits;
 use crate::memory::GuestRam;
@@ -22,8 +23,9 @@ const TIMER: u32 = 1;
 pub(super) struct BlkWorker {
     queue: Virtqueue,
     memory: Arc<GuestRam>,
-    disk: Disk,
-    geometry: Geometry,
+    slot: Arc<Slot>,
+    /// The driver does not flush.
+    write_through: bool,
     limits: Option<Limits>,
 }
 
@@ -31,12 +33,12 @@ impl BlkWorker {
     pub(super) fn new(
         queue: Virtqueue,
         memory: Arc<GuestRam>,
-        disk: Disk,
-        geometry: Geometry,
+        slot: Arc<Slot>,
+        write_through: bool,
         (operations, bytes): (Option<Rate>, Option<Rate>),
     ) -> io::Result<Self> {
         let limits = Limits::new(operations, bytes)?;
-        Ok(Self { queue, memory, disk, geometry, limits })
+        Ok(Self { queue, memory, slot, write_through, limits })
     }
 
     pub(super) fn into_queue(self) -> Virtqueue {
@@ -44,7 +46,7 @@ impl BlkWorker {
     }
 
     fn serve(&mut self) -> Result<(), QueueFailed> {
-        let Self { queue, memory, disk, geometry, limits } = self;
+        let Self { queue, memory, slot, write_through, limits } = self;
         for _ in 0..BUDGET {
             match limits.as_mut().map_or(Ok(true), Limits::may_go_on) {
                 Ok(true) => {}
@@ -53,7 +55,16 @@ impl BlkWorker {
                 Err(_) => break,
             }
             let Some(chain) = queue.pop(memory)? else { return Ok(()) };
-            let outcome = match serve(&chain, geometry, disk) {
+            let medium = slot.medium();
+            let served = match &medium.file {
+                Some(file) => {
+                    let mut disk = Disk { file, write_through: *write_through };
+                    serve(&chain, &medium.geometry, &mut disk)
+                }
+                None => serve(&chain, &medium.geometry, &mut Absent),
+            };
+            drop(medium);
+            let outcome = match served {
                 Ok(outcome) => outcome,
                 Err(error) => return Err(queue.fail(&error)),
             };
