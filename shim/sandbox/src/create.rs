@@ -28,7 +28,7 @@ use crate::spec::{ContainerSpec, Hooks, Plan, ROOT_SHARE, SharePlan, VmPlan};
 use crate::stdio::{self, StdioError, Streams};
 use crate::store::{StateDir, Status};
 use crate::streams::{Sockets, Wanted};
-use crate::terminal::{self, HostTerminal};
+use crate::terminal::HostTerminal;
 use crate::timeline::{Moment, Timeline};
 use crate::user_network::{self, Passt, UserNetwork};
 use crate::vm_process::{Asked, VmError, VmProcess};
@@ -129,8 +129,7 @@ pub(crate) fn terminal(
             let console = Console::open(socket, plan.container.console_size())?;
             Ok(Some(HostTerminal::Console(console)))
         }
-        (true, false, _) if terminal::is_terminal() => Ok(Some(HostTerminal::Caller)),
-        (true, false, _) => Err(SandboxError::NoTerminal),
+        (true, false, _) => HostTerminal::of_caller().map(Some).ok_or(SandboxError::NoTerminal),
     }
 }
 

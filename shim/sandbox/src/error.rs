@@ -48,7 +48,7 @@ pub enum SandboxError {
     Hook(#[from] HookError),
     /// The bundle wants a terminal and there is none.
     #[error(
-        "process.terminal is true, and the standard input is no terminal: run it from one, or set process.terminal to false"
+        "process.terminal is true, and this command has no terminal: run it from one, or set process.terminal to false"
     )]
     NoTerminal,
     /// The bundle wants a terminal and nobody takes it.

@@ -133,7 +133,7 @@ impl Supervisor {
     pub(crate) fn new(ready: Ready, owner: Owner, server: Server) -> Result<Self, SandboxError> {
         let Ready { guest, streams, terminal, init, hooks, hook_state } = ready;
         let raw_mode = match &terminal {
-            Some(HostTerminal::Caller) => Some(RawMode::enter().map_err(SandboxError::RawMode)?),
+            Some(HostTerminal::Caller(_)) => RawMode::enter().map_err(SandboxError::RawMode)?,
             Some(HostTerminal::Console(_)) | None => None,
         };
         let mut supervisor = Self {
@@ -629,7 +629,7 @@ impl Supervisor {
             detached: self.guest.state.is_kept(),
             terminal: match &self.terminal {
                 None => policy::Terminal::None,
-                Some(HostTerminal::Caller) => policy::Terminal::Caller,
+                Some(HostTerminal::Caller(_)) => policy::Terminal::Caller,
                 Some(HostTerminal::Console(_)) => policy::Terminal::Console,
             },
         }
