@@ -2,7 +2,7 @@
 //! user of the host.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -141,13 +141,7 @@ fn podman_runs_containers_with_it_without_root() {
 fn a_network_by_passt_needs_no_root() {
     let lab = Lab::enter();
     let user = User::new(&lab, true);
-    let listener = TcpListener::bind((networks::of_host(), 0)).expect("a port is free");
-    let server = listener.local_addr().expect("it is bound");
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let _ = (&stream).write_all(b"from the host\n");
-        }
-    });
+    let server = greet(networks::of_host());
     // Its own user namespace makes the user root of the container, too.
     let script = format!("nc -w 60 {} {} </dev/null; exec nc -l -p 80", server.ip(), server.port());
     let bundle = lab.bundle(Root::Shared("busybox")).script(&script).edit(|config| {
@@ -172,6 +166,50 @@ fn a_network_by_passt_needs_no_root() {
     let outcome = running.finish();
     outcome.expect_code(0);
     assert_eq!(outcome.out(), "from the host\nto the container\n", "{outcome}");
+    drop(user);
+    lab.expect_nothing_left();
+}
+
+/// Says the same to everybody who connects there. It ends with the test.
+fn greet(address: IpAddr) -> SocketAddr {
+    let listener = TcpListener::bind((address, 0)).expect("a port is free");
+    let server = listener.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = (&stream).write_all(b"from the host\n");
+        }
+    });
+    server
+}
+
+#[test]
+fn a_network_of_podmans_by_pasta_is_the_containers() {
+    let lab = Lab::enter();
+    let user = User::new(&lab, true);
+    // An address that is the host's only: pasta gives the container those of its way out.
+    let ip = |words: &[&str]| Invocation::new("ip").args(words).run();
+    ip(&["link", "add", "rftest9", "type", "dummy"]).expect_code(0);
+    ip(&["addr", "add", "10.92.0.1/32", "dev", "rftest9"]).expect_code(0);
+    ip(&["link", "set", "rftest9", "up"]).expect_code(0);
+    let server = greet(Ipv4Addr::new(10, 92, 0, 1).into());
+    let root = user.root();
+    let script = format!(
+        "ls /sys/class/net; ip -4 -o addr | awk '{{ print $2, $4 }}'; \
+         nc -w 60 {} {} </dev/null",
+        server.ip(),
+        server.port()
+    );
+    let run = |runtime| {
+        let words = ["podman", "--runtime", runtime, "run", "--rm", "--network", "pasta"];
+        let program = ["--rootfs", &root, "/bin/sh", "-c", &script];
+        let outcome = user.runs(&[&words[..], &program].concat()).run();
+        outcome.expect_code(0);
+        outcome.out().to_owned()
+    };
+    let answer = run("ringfence");
+    assert!(answer.ends_with("from the host\n"), "{answer}");
+    assert_eq!(answer, run("crun"));
+    ip(&["link", "del", "rftest9"]).expect_code(0);
     drop(user);
     lab.expect_nothing_left();
 }

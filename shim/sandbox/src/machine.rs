@@ -140,7 +140,9 @@ fn net_config<'f>(
 ) -> NetConfig {
     NetConfig {
         backend: match &interface.backend {
-            InterfaceBackend::Tap(tap) => NetBackend::Tap(slots.add(tap)),
+            InterfaceBackend::Tap { tap, uso } => {
+                NetBackend::Tap { tap: slots.add(tap), uso: *uso }
+            }
             InterfaceBackend::Stream(stream) => NetBackend::Stream(slots.add(stream)),
         },
         mac: interface.plan.mac,

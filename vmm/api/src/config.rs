@@ -197,7 +197,12 @@ pub struct NetConfig {
 pub enum NetBackend {
     /// A tap that does not block, with a virtio-net header of [`NET_HEADER_BYTES`], and with checksums
     /// and TCP segmentation left to its reader (TUNSETOFFLOAD).
-    Tap(FdSlot),
+    Tap {
+        /// Its descriptor.
+        tap: FdSlot,
+        /// Segmentation of UDP is left to its reader, too.
+        uso: bool,
+    },
     /// A stream socket that does not block; four bytes before each frame are its length, the highest
     /// first.
     Stream(FdSlot),

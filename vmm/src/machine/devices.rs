@@ -251,7 +251,7 @@ fn net(spec: NetSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Net, De
     };
     let (sent, received) = (frames(sent), frames(received));
     let backend = match backend {
-        NetBackendSpec::Tap(tap) => Backend::Tap(File::from(tap)),
+        NetBackendSpec::Tap { tap, uso } => Backend::Tap { tap: File::from(tap), uso },
         NetBackendSpec::Stream(stream) => Backend::Stream(File::from(stream)),
     };
     let spec = net::NetSpec { backend, mac, mtu, filter, sent, received };

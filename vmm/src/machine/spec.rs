@@ -253,7 +253,12 @@ pub struct DiskSpec {
 #[derive(Debug)]
 pub enum NetBackendSpec {
     /// A tap.
-    Tap(OwnedFd),
+    Tap {
+        /// Its descriptor.
+        tap: OwnedFd,
+        /// Segmentation of UDP is left to its reader, too.
+        uso: bool,
+    },
     /// A stream socket.
     Stream(OwnedFd),
 }
@@ -449,7 +454,9 @@ impl NetSpec {
         check_rate(sent)?;
         check_rate(received)?;
         let backend = match backend {
-            NetBackend::Tap(slot) => NetBackendSpec::Tap(fds.take("the tap of a network", slot)?),
+            NetBackend::Tap { tap, uso } => {
+                NetBackendSpec::Tap { tap: fds.take("the tap of a network", tap)?, uso }
+            }
             NetBackend::Stream(slot) => {
                 NetBackendSpec::Stream(fds.take("the stream of a network", slot)?)
             }

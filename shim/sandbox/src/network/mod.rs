@@ -157,7 +157,12 @@ pub(crate) struct Interface {
 #[derive(Debug)]
 pub(crate) enum InterfaceBackend {
     /// A tap.
-    Tap(OwnedFd),
+    Tap {
+        /// Its descriptor.
+        tap: OwnedFd,
+        /// Segments of UDP are left to its reader, too.
+        uso: bool,
+    },
     /// A program's stream.
     Stream(OwnedFd),
 }

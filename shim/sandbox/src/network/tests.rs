@@ -70,7 +70,7 @@ impl Drop for Stage {
 
 fn tap_of(backend: InterfaceBackend) -> File {
     match backend {
-        InterfaceBackend::Tap(tap) => File::from(tap),
+        InterfaceBackend::Tap { tap, .. } => File::from(tap),
         InterfaceBackend::Stream(_) => panic!("{backend:?} is no tap"),
     }
 }

@@ -28,7 +28,7 @@ fuzz_target!(|input: (bool, bool, Vec<u8>, Vec<Act>)| {
     let sources = filtered.then(|| vec!["10.0.0.1".parse().expect("it is an address")]);
     let filter = Filter { sources, metadata: false };
     let tap = File::from(OwnedFd::from(tap));
-    let backend = if is_stream { Backend::Stream(tap) } else { Backend::Tap(tap) };
+    let backend = if is_stream { Backend::Stream(tap) } else { Backend::Tap { tap, uso: true } };
     let event_loop = EventLoop::unthreaded().expect("descriptors are left");
     let (sent, received) = (FrameRate::default(), FrameRate::default());
     let mac = [2, 0, 0, 0, 0, 1];

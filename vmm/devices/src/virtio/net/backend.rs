@@ -1,7 +1,9 @@
 //! What frames go to and come from: a tap of the host, or a program's stream.
+#![expect(unsafe_code, reason = "the ioctls of a tap have no safe wrapper")]
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 
 use super::{ETHERNET_HEADER, HEADER_SIZE, MAX_FRAME};
 
@@ -11,11 +13,58 @@ pub enum Backend {
     /// A tap (IFF_TAP, IFF_NO_PI, IFF_VNET_HDR) that does not block, with a header of
     /// [`HEADER_SIZE`] bytes, and with checksums and TCP segmentation left to its reader
     /// (TUNSETOFFLOAD: TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6).
-    Tap(File),
+    Tap {
+        /// Its descriptor.
+        tap: File,
+        /// Segmentation of UDP is left to its reader, too (TUN_F_USO4, TUN_F_USO6; Linux 6.2).
+        uso: bool,
+    },
     /// A stream socket that does not block, with the length of each frame before it: four bytes, the
     /// highest first, as QEMU's socket networks and passt have it. It carries whole packets with
     /// checksums.
     Stream(File),
+}
+
+/// What a reader of frames makes itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Offloads {
+    /// Checksums.
+    pub(super) csum: bool,
+    /// Segments of TCP over IPv4.
+    pub(super) tso4: bool,
+    /// The same over IPv6.
+    pub(super) tso6: bool,
+    /// Segments of UDP.
+    pub(super) uso: bool,
+}
+
+impl Offloads {
+    /// For TUNSETOFFLOAD; without checksums nothing else is possible.
+    fn flags(self) -> libc::c_ulong {
+        // linux/if_tun.h, Linux 6.2.
+        const TUN_F_USO: libc::c_uint = 0x20 | 0x40;
+        let Self { csum, tso4, tso6, uso } = self;
+        let flags = [
+            (true, libc::TUN_F_CSUM),
+            (tso4, libc::TUN_F_TSO4),
+            (tso6, libc::TUN_F_TSO6),
+            (uso, TUN_F_USO),
+        ];
+        let set = flags.into_iter().filter(|(is_on, _)| csum && *is_on);
+        set.fold(0, |all, (_, flag)| all | libc::c_ulong::from(flag))
+    }
+
+    /// Whether a frame with this type of segments (§5.1.6) can be taken; 0 is none.
+    pub(super) fn takes(self, segments: u8) -> bool {
+        // VIRTIO_NET_HDR_GSO_ECN says more of those of TCP.
+        match segments & !0x80 {
+            0 => true,
+            1 => self.tso4,
+            4 => self.tso6,
+            5 => self.uso,
+            _ => false,
+        }
+    }
 }
 
 /// Bytes of a length in a stream.
@@ -28,6 +77,8 @@ const READ_AHEAD: usize = 2 * (LENGTH + MAX_FRAME);
 #[derive(Debug)]
 pub(super) struct Link {
     backend: Backend,
+    /// What a tap leaves to its reader.
+    left: Offloads,
     /// Bytes of a stream that have been read, and which of them have been taken.
     read: Vec<u8>,
     taken: usize,
@@ -37,12 +88,26 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(backend: Backend) -> Self {
-        Self { backend, read: Vec::new(), taken: 0, unsent: Vec::new() }
+        let uso = matches!(backend, Backend::Tap { uso: true, .. });
+        let left = Offloads { csum: true, tso4: true, tso6: true, uso };
+        Self { backend, left, read: Vec::new(), taken: 0, unsent: Vec::new() }
     }
 
     pub(super) fn file(&self) -> &File {
         match &self.backend {
-            Backend::Tap(file) | Backend::Stream(file) => file,
+            Backend::Tap { tap: file, .. } | Backend::Stream(file) => file,
+        }
+    }
+
+    /// A tap leaves no more to its reader than the driver takes. One that cannot be told goes on as it
+    /// was, and what the driver does not take is lost. Nothing is done if nothing changes: who lets a
+    /// paused machine go on need not be allowed this.
+    pub(super) fn leave_to_reader(&mut self, left: Offloads) {
+        let Backend::Tap { tap, .. } = &self.backend else { return };
+        if left != self.left {
+            // SAFETY: TUNSETOFFLOAD takes a number and no pointer.
+            let _ = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, left.flags()) };
+            self.left = left;
         }
     }
 
@@ -50,7 +115,7 @@ impl Link {
     /// is none; any other error is final.
     pub(super) fn receive(&mut self, frame: &mut [u8]) -> io::Result<usize> {
         match &self.backend {
-            Backend::Tap(tap) => retried(|| (&*tap).read(frame)),
+            Backend::Tap { tap, .. } => retried(|| (&*tap).read(frame)),
             Backend::Stream(stream) => loop {
                 let rest = self.read.get(self.taken..).unwrap_or_default();
                 if let Some((whole, length)) = split(rest, frame)? {
@@ -67,7 +132,7 @@ impl Link {
     /// Sends a frame that is behind a header, in whose end a stream's length is written. `WouldBlock` if
     /// it has to come again; any other error has lost it.
     pub(super) fn send(&mut self, frame: &mut [u8]) -> io::Result<()> {
-        if let Backend::Tap(tap) = &self.backend {
+        if let Backend::Tap { tap, .. } = &self.backend {
             return retried(|| (&*tap).write(frame)).map(drop);
         }
         self.flush()?;
@@ -190,6 +255,19 @@ mod tests {
         assert_eq!(got.len(), lengths.len());
         drop(peer);
         assert_eq!(all(&mut link).1, io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn what_is_left_to_the_reader_needs_checksums() {
+        let all = Offloads { csum: true, tso4: true, tso6: true, uso: true };
+        assert_eq!(all.flags(), 0x67);
+        assert_eq!(Offloads { uso: false, tso6: false, ..all }.flags(), 3);
+        assert_eq!(Offloads { csum: false, ..all }.flags(), 0);
+        let four = Offloads { tso6: false, uso: false, ..all };
+        assert_eq!(
+            [0, 1, 0x81, 3, 4, 5].map(|kind| four.takes(kind)),
+            [true, true, true, false, false, false]
+        );
     }
 
     #[test]

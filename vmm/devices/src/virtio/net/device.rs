@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::backend::{Backend, Link};
+use super::backend::{Backend, Link, Offloads};
 use super::filter::Filter;
 use super::state::NetState;
 use super::worker::{Accepted, NetWorker, Rules};
@@ -85,7 +85,8 @@ impl NetHandle {
 pub struct Net {
     /// While no worker has it.
     link: Option<Link>,
-    has_offloads: bool,
+    /// Features by which the other side makes checksums and segments.
+    offloads: u64,
     mac: [u8; 6],
     mtu: u16,
     filter: Filter,
@@ -100,10 +101,10 @@ impl Net {
     /// A device whose worker runs on `event_loop`.
     pub fn new(spec: NetSpec, event_loop: Arc<EventLoop>) -> Self {
         let NetSpec { backend, mac, mtu, filter, sent, received } = spec;
-        let has_offloads = matches!(backend, Backend::Tap(_));
+        let offloads = offloads(&backend);
         let link = Some(Link::new(backend));
         let (shared, worker) = (Arc::default(), None);
-        Self { link, has_offloads, mac, mtu, filter, sent, received, shared, event_loop, worker }
+        Self { link, offloads, mac, mtu, filter, sent, received, shared, event_loop, worker }
     }
 
     /// What tells it of its network.
@@ -122,6 +123,22 @@ impl Net {
     }
 }
 
+/// What can be left to the other side of a link.
+fn offloads(backend: &Backend) -> u64 {
+    const TCP: u64 = feature::CSUM
+        | feature::GUEST_CSUM
+        | feature::GUEST_TSO4
+        | feature::GUEST_TSO6
+        | feature::HOST_TSO4
+        | feature::HOST_TSO6;
+    const UDP: u64 = feature::GUEST_USO4 | feature::GUEST_USO6 | feature::HOST_USO;
+    match backend {
+        Backend::Tap { uso: true, .. } => TCP | UDP,
+        Backend::Tap { uso: false, .. } => TCP,
+        Backend::Stream(_) => 0,
+    }
+}
+
 impl VirtioDevice for Net {
     fn device_type(&self) -> u32 {
         device_type::NETWORK
@@ -132,19 +149,13 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        let offloads = feature::CSUM
-            | feature::GUEST_CSUM
-            | feature::GUEST_TSO4
-            | feature::GUEST_TSO6
-            | feature::HOST_TSO4
-            | feature::HOST_TSO6;
         spec::feature::RING_EVENT_IDX
             | spec::feature::RING_INDIRECT_DESC
             | feature::MTU
             | feature::MAC
             | feature::MRG_RXBUF
             | feature::STATUS
-            | if self.has_offloads { offloads } else { 0 }
+            | self.offloads
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -154,19 +165,21 @@ impl VirtioDevice for Net {
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
         let receive = activation.take_queue(RECEIVE_QUEUE)?;
         let transmit = activation.take_queue(TRANSMIT_QUEUE)?;
-        let segments = feature::GUEST_TSO4 | feature::GUEST_TSO6;
-        let accepted = Accepted {
-            merged: activation.has_feature(feature::MRG_RXBUF),
-            unfinished: activation.has_feature(feature::GUEST_CSUM),
-            segments: activation.has_feature(segments),
+        let offloads = Offloads {
+            csum: activation.has_feature(feature::GUEST_CSUM),
+            tso4: activation.has_feature(feature::GUEST_TSO4),
+            tso6: activation.has_feature(feature::GUEST_TSO6),
+            uso: activation.has_feature(feature::GUEST_USO4 | feature::GUEST_USO6),
         };
+        let accepted = Accepted { merged: activation.has_feature(feature::MRG_RXBUF), offloads };
         let queues = (receive, transmit);
         let limits = |FrameRate { packets, bytes }| Limits::new(packets, bytes);
         let sent = limits(self.sent).map_err(ActivateError::Worker)?;
         let received = limits(self.received).map_err(ActivateError::Worker)?;
         let rules = Rules { mac: self.mac, filter: self.filter.clone(), sent, received };
         let no_backend = ActivateError::NoBackend { reason: "its network has not come back" };
-        let link = self.link.take().ok_or(no_backend)?;
+        let mut link = self.link.take().ok_or(no_backend)?;
+        link.leave_to_reader(offloads);
         self.shared.set_signal(Some(activation.signal));
         let line = (link, self.shared.clone());
         let worker = NetWorker::new(queues, activation.memory, line, rules, accepted);
@@ -187,7 +200,7 @@ impl VirtioDevice for Net {
     fn save(&self) -> DeviceState {
         let Self {
             link: _,
-            has_offloads: _,
+            offloads: _,
             mac,
             mtu,
             filter: _,

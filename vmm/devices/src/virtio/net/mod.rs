@@ -63,6 +63,12 @@ mod feature {
     pub(super) const MRG_RXBUF: u64 = 1 << 15;
     /// The device says whether its link is up.
     pub(super) const STATUS: u64 = 1 << 16;
+    /// The driver takes UDP segments larger than a packet, over IPv4.
+    pub(super) const GUEST_USO4: u64 = 1 << 54;
+    /// The same over IPv6.
+    pub(super) const GUEST_USO6: u64 = 1 << 55;
+    /// The device takes UDP segments larger than a packet.
+    pub(super) const HOST_USO: u64 = 1 << 56;
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ fn start_limited(
     host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let tap = File::from(OwnedFd::from(tap));
     let (sent, received) = limits;
-    let backend = Backend::Tap(tap);
+    let backend = Backend::Tap { tap, uso: true };
     let spec = NetSpec { backend, mac: MAC, mtu: 1400, filter, sent, received };
     let event_loop = EventLoop::new("net-test", None).unwrap();
     let mut driver = Driver::new(Box::new(Net::new(spec, event_loop)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vmm_sys_util::epoll::EventSet;
 
-use super::backend::Link;
+use super::backend::{Link, Offloads};
 use super::device::Shared;
 use super::filter::Filter;
 use super::{ETHERNET_HEADER, HEADER_SIZE, MAX_FRAME};
@@ -37,10 +37,8 @@ const RECEIVE_AGAIN: u32 = 4;
 pub(super) struct Accepted {
     /// A frame in several buffers.
     pub(super) merged: bool,
-    /// A frame without a checksum.
-    pub(super) unfinished: bool,
-    /// A frame that is larger than a packet.
-    pub(super) segments: bool,
+    /// What the driver makes itself.
+    pub(super) offloads: Offloads,
 }
 
 /// What the host allows.
@@ -133,8 +131,8 @@ impl NetWorker {
         let header = self.incoming.get(..count).and_then(|frame| frame.first_chunk::<2>());
         let Some([flags, segments]) = header else { return false };
         count >= HEADER_SIZE + ETHERNET_HEADER
-            && (self.accepted.unfinished || flags & NEEDS_CSUM == 0)
-            && (self.accepted.segments || *segments == 0)
+            && (self.accepted.offloads.csum || flags & NEEDS_CSUM == 0)
+            && self.accepted.offloads.takes(*segments)
     }
 
     /// Gives the frame that waits to the driver; `false` if there are not enough buffers yet.
