@@ -28,6 +28,7 @@ const AS_USER: &str = r#"
         mount --bind "$0/$name" "/etc/$name" || exit 125
     done
     mount --bind "$0/kvm" /dev/kvm || exit 125
+    mount --bind "$0/tun" /dev/net/tun || exit 125
     cd "$0/home" || exit 125
     exec setpriv --reuid "$UID_OF_USER" --regid "$UID_OF_USER" --clear-groups \
         env --ignore-environment PATH="$PATH" HOME="$0/home" XDG_RUNTIME_DIR="$0/run" \
@@ -70,8 +71,11 @@ impl User {
         let owner = format!("{UID}:{UID}");
         Invocation::new("chown").args(&["-R", "-h", &owner, &at("root")]).run().expect_code(0);
         let mode = if may_use_kvm { "666" } else { "600" };
-        let node = Invocation::new("mknod").args(&["-m", mode, &at("kvm"), "c", "10", "232"]);
-        node.run().expect_code(0);
+        // As udev has the second one on every host.
+        for (name, mode, minor) in [("kvm", mode, "232"), ("tun", "666", "200")] {
+            let node = Invocation::new("mknod").args(&["-m", mode, &at(name), "c", "10", minor]);
+            node.run().expect_code(0);
+        }
         Self { directory }
     }
 

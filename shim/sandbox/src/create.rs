@@ -373,11 +373,14 @@ impl Prepared {
             recursive: None,
         };
         self.files.shares.push(share);
-        self.container.mounts_mut().push(mount);
-        if let Some(root) = self.files.shares.first().filter(|share| share.read_only) {
+        // Not by the guest, whose root may be nobody who can make files there: the caller's user can.
+        let above = |other: &MountPlan| Path::new(RESOLV_CONF).starts_with(&other.destination);
+        let is_covered = self.container.mounts().iter().any(above);
+        if let Some(root) = self.files.shares.first().filter(|_| !is_covered) {
             let files = single_files(&self.files.shares);
-            mount_points::make(&root.descriptor, self.container.mounts(), &files);
+            mount_points::make(&root.descriptor, std::slice::from_ref(&mount), &files);
         }
+        self.container.mounts_mut().push(mount);
         Ok(())
     }
 
