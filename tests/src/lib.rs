@@ -13,6 +13,7 @@ pub mod detached;
 pub mod differential;
 pub mod engine;
 pub mod host;
+pub mod initrd;
 pub mod lab;
 pub mod report;
 pub mod repository;

@@ -86,6 +86,14 @@ fn expect_killed(id: &str, step: &str) {
     }
 }
 
+fn wait_until_it_runs(id: &str) {
+    let until = Instant::now() + GONE;
+    while !about(id, &["state"], &[]).run().out().contains("\"running\"") {
+        assert!(Instant::now() < until, "it does not run");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn gc(words: &[&str]) -> String {
     let outcome = Invocation::new("ringfence").arg("gc").args(words).run();
     outcome.expect_code(0);
@@ -179,12 +187,51 @@ fn a_client_that_is_killed_at_any_step_hurts_nobody() {
     // The supervisor has outlived them all, and serves.
     assert_eq!(gc(&["--crashed"]), "");
     attempt(about(&id, &["start"], &[]));
+    // A start whose client was killed may still be under way, and then no other one is taken.
+    wait_until_it_runs(&id);
     about(&id, &["exec"], &["true"]).run().expect_code(0);
     about(&id, &["kill"], &["KILL"]).run().expect_code(0);
     for (call, nth) in [("flock", 1), ("unlink", 1), ("unlink", 2), ("unlink", 3), ("rmdir", 1)] {
         attempt(killed_at(about(&id, &["delete", "--force"], &[]), call, nth, false));
     }
     delete(&lab, &id, "a killed client");
+}
+
+#[test]
+fn a_machine_that_is_killed_while_it_is_made_is_no_container() {
+    let (lab, bundle) = enter();
+    // When its walls are about to go up, and when the last of them is: nobody else makes this call.
+    for nth in [1, 2] {
+        let step = format!("seccomp {nth}");
+        let id = lab.new_id();
+        let status = attempt(killed_at(create(&bundle, &id), "seccomp", nth, true));
+        assert_ne!(status, 0, "{step}");
+        wait_for_processes(&step);
+        // Its supervisor lives, and has undone what it did.
+        assert_eq!(gc(&["--crashed"]), "", "{step}");
+        delete(&lab, &id, &step);
+    }
+}
+
+#[test]
+fn an_exec_ends_with_its_machine() {
+    let (lab, bundle) = enter();
+    let id = lab.new_id();
+    attempt(create(&bundle, &id));
+    about(&id, &["start"], &[]).run().expect_code(0);
+    let exec = about(&id, &["exec"], &["sh", "-c", "echo in; exec sleep 603"]).start();
+    exec.wait_for_stdout("in\n");
+    kill_process(machine(), Signal::KILL).unwrap();
+    let exec = exec.finish();
+    assert!([137, 250].contains(&exec.code()), "{exec}");
+    delete(&lab, &id, "exec");
+}
+
+/// The one machine that runs.
+fn machine() -> Pid {
+    let machine = host::processes().into_iter().find(|one| one.name.starts_with("ringfence-vmm"));
+    let pid = i32::try_from(machine.expect("it runs").pid).ok();
+    pid.and_then(Pid::from_raw).expect("a pid is positive")
 }
 
 #[test]
@@ -197,10 +244,7 @@ fn a_machine_that_is_killed_in_any_state_leaves_nothing_for_good() {
         for verb in verbs {
             about(&id, &[verb], &[]).run().expect_code(0);
         }
-        let machine =
-            host::processes().into_iter().find(|one| one.name.starts_with("ringfence-vmm"));
-        let pid = i32::try_from(machine.expect("it runs").pid).ok().and_then(Pid::from_raw);
-        kill_process(pid.unwrap(), Signal::KILL).unwrap();
+        kill_process(machine(), Signal::KILL).unwrap();
         delete(&lab, &id, &step);
     }
 }
@@ -211,11 +255,7 @@ fn a_container_in_the_foreground_goes_with_the_collector() {
     let id = lab.new_id();
     let run = Invocation::new("ringfence").args(&["run", "--bundle"]).arg(bundle.write()).arg(&id);
     let running = run.start();
-    let until = Instant::now() + GONE;
-    while !about(&id, &["state"], &[]).run().out().contains("\"running\"") {
-        assert!(Instant::now() < until, "it does not run");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until_it_runs(&id);
     assert_eq!(gc(&[]), "", "it is its supervisor's");
     running.signal(Signal::KILL);
     running.finish().expect_code(137);

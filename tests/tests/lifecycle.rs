@@ -144,8 +144,8 @@ fn a_container_that_was_never_started_can_be_deleted() {
 fn a_process_is_executed_before_the_containers_program() {
     let lab = Lab::enter();
     for runtime in BOTH {
-        let container = Detached::create(&lab, runtime, &shared(&lab).script("cat /tmp/early"));
-        let script = "echo early | tee /tmp/early; exit 3";
+        let container = Detached::create(&lab, runtime, &shared(&lab).script("cat /dev/shm/early"));
+        let script = "echo early | tee /dev/shm/early; exit 3";
         let outcome = container.command(&["exec"], &["/bin/sh", "-c", script]);
         outcome.expect_code(3);
         assert_eq!(outcome.out(), "early\n", "{runtime:?}");

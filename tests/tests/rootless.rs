@@ -1,10 +1,21 @@
 //! podman without root: it calls the runtime in a user namespace of its own, whose root is an ordinary
 //! user of the host.
 
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use integration_tests::{Invocation, Lab};
+use integration_tests::engine::networks;
+use integration_tests::{Invocation, Lab, Root};
+use serde_json::json;
+
+/// On the host's loopback address.
+const PORT: u16 = 47_030;
+
+/// How long the container may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const NAME: &str = "ringfence-test";
 /// Nobody on the host.
@@ -70,11 +81,14 @@ impl User {
     }
 
     fn podman(&self, words: &[&str]) -> Invocation {
+        self.runs(&[&["podman", "--runtime", "ringfence"], words].concat())
+    }
+
+    fn runs(&self, words: &[&str]) -> Invocation {
         let user = ["unshare", "--mount", "--propagation", "slave", "/bin/sh", "-c", AS_USER];
         Invocation::new(user[0])
             .args(&user[1..])
             .arg(&self.directory)
-            .args(&["podman", "--runtime", "ringfence"])
             .args(words)
             .env("UID_OF_USER", UID.to_string())
     }
@@ -121,6 +135,92 @@ fn podman_runs_containers_with_it_without_root() {
     user.expect(&["rm", NAME], 0, &format!("{NAME}\n"));
     drop(user);
     lab.expect_nothing_left();
+}
+
+#[test]
+fn a_network_by_passt_needs_no_root() {
+    let lab = Lab::enter();
+    let user = User::new(&lab, true);
+    let server = greet(networks::of_host());
+    // Its own user namespace makes the user root of the container, too.
+    let script = format!("nc -w 60 {} {} </dev/null; exec nc -l -p 80", server.ip(), server.port());
+    let bundle = lab.bundle(Root::Shared("busybox")).script(&script).edit(|config| {
+        config["root"] = json!({ "path": user.root(), "readonly": false });
+    });
+    let published = format!("127.0.0.1:{PORT}:80");
+    let directory = bundle.write().display().to_string();
+    for inside in [Path::new(&directory).to_owned(), bundle.path("config.json")] {
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(inside, mode).expect("it is the test's");
+    }
+    let words = ["ringfence", "run", "--net", "passt", "--publish", &published, "--bundle"];
+    let run = user.runs(&[&words[..], &[directory.as_str(), "ringfence-test"]].concat());
+    let running = run.start();
+    // The container listens once it has had its answer.
+    let until = Instant::now() + PATIENCE;
+    let mut sent = false;
+    while !sent && Instant::now() < until {
+        sent = sends(b"to the container\n");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let outcome = running.finish();
+    outcome.expect_code(0);
+    assert_eq!(outcome.out(), "from the host\nto the container\n", "{outcome}");
+    drop(user);
+    lab.expect_nothing_left();
+}
+
+/// Says the same to everybody who connects there. It ends with the test.
+fn greet(address: IpAddr) -> SocketAddr {
+    let listener = TcpListener::bind((address, 0)).expect("a port is free");
+    let server = listener.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = (&stream).write_all(b"from the host\n");
+        }
+    });
+    server
+}
+
+#[test]
+fn a_network_of_podmans_by_pasta_is_the_containers() {
+    let lab = Lab::enter();
+    let user = User::new(&lab, true);
+    // An address that is the host's only: pasta gives the container those of its way out.
+    let ip = |words: &[&str]| Invocation::new("ip").args(words).run();
+    ip(&["link", "add", "rftest9", "type", "dummy"]).expect_code(0);
+    ip(&["addr", "add", "10.92.0.1/32", "dev", "rftest9"]).expect_code(0);
+    ip(&["link", "set", "rftest9", "up"]).expect_code(0);
+    let server = greet(Ipv4Addr::new(10, 92, 0, 1).into());
+    let root = user.root();
+    let script = format!(
+        "ls /sys/class/net; ip -4 -o addr | awk '{{ print $2, $4 }}'; \
+         nc -w 60 {} {} </dev/null",
+        server.ip(),
+        server.port()
+    );
+    let run = |runtime| {
+        let words = ["podman", "--runtime", runtime, "run", "--rm", "--network", "pasta"];
+        let program = ["--rootfs", &root, "/bin/sh", "-c", &script];
+        let outcome = user.runs(&[&words[..], &program].concat()).run();
+        outcome.expect_code(0);
+        outcome.out().to_owned()
+    };
+    let answer = run("ringfence");
+    assert!(answer.ends_with("from the host\n"), "{answer}");
+    assert_eq!(answer, run("crun"));
+    ip(&["link", "del", "rftest9"]).expect_code(0);
+    drop(user);
+    lab.expect_nothing_left();
+}
+
+/// Whether the container has taken these bytes: passt listens before it, and refuses what it refuses.
+fn sends(bytes: &[u8]) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", PORT)) else { return false };
+    let taken = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
+    // Its end is nc's, which ends after the first connection; a refusal is an error.
+    stream.set_read_timeout(Some(PATIENCE)).expect("it is open");
+    taken.and_then(|()| stream.read(&mut [0; 1])).is_ok_and(|count| count == 0)
 }
 
 #[test]

@@ -53,6 +53,35 @@ fn typing_resizing_and_interrupting_work_as_with_crun() {
 }
 
 #[test]
+fn the_input_can_come_from_elsewhere_as_with_runc() {
+    let lab = Lab::enter();
+    let script = "test -t 0 && test -t 1 && echo is one; stty size; exit 5";
+    let bundle = lab.bundle(Root::Shared("busybox")).script(script).edit(|config| {
+        config["process"]["terminal"] = json!(true);
+    });
+    for runtime in [Runtime::Ringfence, Runtime::Runc] {
+        // Also without a stream that is a terminal: there is the controlling one.
+        for streams in ["</dev/null", "</dev/null >$out 2>&1"] {
+            let out = lab.scratch().join(format!("{runtime:?}"));
+            let terminal = Terminal::new(93, 31);
+            let elsewhere = format!("exec \"$@\" {streams}");
+            let invocation = lab.runtime(runtime, &bundle, &[]).env("out", &out);
+            let invocation = invocation.through(&["sh", "-c", &elsewhere, "sh"]);
+            terminal.start(invocation).finish().expect_code(5);
+            let mut shown = terminal.shown();
+            if out.exists() {
+                shown = std::fs::read_to_string(&out).unwrap();
+            }
+            // runc sets the size after the program has started.
+            assert!(shown.starts_with("is one"), "{runtime:?} {shown:?}");
+            if runtime == Runtime::Ringfence {
+                assert!(shown.contains("\n31 93"), "{shown:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_option_asks_for_a_terminal_and_control_d_ends_the_input() {
     let lab = Lab::enter();
     let bundle = lab.bundle(Root::Shared("busybox")).script("test -t 0; echo $?; cat; echo end");

@@ -1,8 +1,9 @@
 //! A machine that dies, hangs or never comes up is told from a container that ends.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use integration_tests::initrd::{bundle_with, cpio, installed};
 use integration_tests::{Bundle, Invocation, Lab, Root, host};
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
@@ -67,45 +68,6 @@ fn a_container_that_uses_all_memory_is_killed_and_its_machine_lives() {
     assert_eq!(outcome.out(), "137\n");
 }
 
-/// A bundle with an initial RAM file system of its own.
-fn with_initrd(lab: &Lab, initrd: &Path) -> Bundle {
-    lab.bundle(Root::Shared("busybox")).edit(|config| {
-        let kernel = installed("vmlinux");
-        config["vm"] = json!({ "kernel": { "path": kernel, "initrd": initrd } });
-    })
-}
-
-fn installed(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap();
-    let binary = std::env::split_paths(&path)
-        .map(|directory| directory.join("ringfence"))
-        .find(|file| file.is_file())
-        .expect("ringfence is on the PATH");
-    binary.canonicalize().unwrap().parent().unwrap().join("../lib/ringfence").join(name)
-}
-
-/// A cpio archive in the "newc" format: thirteen fields of eight hexadecimal digits, the name and
-/// the content, each filled up to a multiple of four.
-fn cpio(entries: &[(&str, u32, &[u8])]) -> Vec<u8> {
-    let mut archive = vec![];
-    for (name, mode, content) in entries.iter().chain([&("TRAILER!!!", 0, &b""[..])]) {
-        archive.extend_from_slice(b"070701");
-        let sizes = [content.len(), 0, 0, 0, 0, name.len() + 1, 0];
-        for field in [1, *mode, 0, 0, 1, 0] {
-            archive.extend_from_slice(format!("{field:08x}").as_bytes());
-        }
-        for field in sizes {
-            archive.extend_from_slice(format!("{field:08x}").as_bytes());
-        }
-        archive.extend_from_slice(name.as_bytes());
-        archive.push(0);
-        archive.resize(archive.len().next_multiple_of(4), 0);
-        archive.extend_from_slice(content);
-        archive.resize(archive.len().next_multiple_of(4), 0);
-    }
-    archive
-}
-
 /// An initial RAM file system whose /init is this C program.
 fn initrd(lab: &Lab, name: &str, source: &str) -> PathBuf {
     let program = std::fs::read(lab.compile(name, source)).unwrap();
@@ -121,7 +83,7 @@ fn a_kernel_that_panics_is_a_dead_machine_with_its_last_words() {
     std::fs::write(&empty, cpio(&[])).unwrap();
     let exits = initrd(&lab, "exits", "int main(void) { return 3; }\n");
     for archive in [empty, exits] {
-        let bundle = with_initrd(&lab, &archive);
+        let bundle = bundle_with(&lab, &archive);
         let outcome = lab.ringfence(&bundle).run();
         outcome.expect_code(VM_DIED).expect_error("Kernel panic");
         outcome.expect_no_deadline();
@@ -135,7 +97,7 @@ fn a_guest_that_resets_itself_is_a_dead_machine() {
     let lab = Lab::enter();
     let resets = "#include <sys/reboot.h>\n#include <unistd.h>\n\
                   int main(void) { reboot(RB_AUTOBOOT); pause(); return 0; }\n";
-    let bundle = with_initrd(&lab, &initrd(&lab, "resets", resets));
+    let bundle = bundle_with(&lab, &initrd(&lab, "resets", resets));
     let outcome = lab.ringfence(&bundle).run();
     outcome.expect_code(VM_DIED).expect_error("virtual machine");
 }
@@ -163,7 +125,7 @@ fn an_agent_that_never_answers_meets_the_deadline() {
                       (void)!write(console, words, sizeof words - 1);\n\
                       for (;;) pause();\n\
                   }\n";
-    let bundle = with_initrd(&lab, &initrd(&lab, "silent", silent));
+    let bundle = bundle_with(&lab, &initrd(&lab, "silent", silent));
     let outcome = impatient(&lab, &bundle).run();
     outcome.expect_code(DEADLINE);
     outcome.expect_no_deadline();
@@ -218,7 +180,7 @@ fn an_agent_that_talks_nonsense_is_told_from_a_dead_machine() {
                     if (connect(s, (void *)&host, sizeof host)) pause();\n\
                     for (;;) if (write(s, noise, sizeof noise) < 0) pause();\n\
                 }\n";
-    let bundle = with_initrd(&lab, &initrd(&lab, "liar", liar));
+    let bundle = bundle_with(&lab, &initrd(&lab, "liar", liar));
     let outcome = impatient(&lab, &bundle).run();
     outcome.expect_code(PROTOCOL_BROKEN);
     assert!(outcome.stdout.is_empty(), "{outcome}");

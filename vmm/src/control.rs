@@ -302,6 +302,9 @@ fn fulfil(started: &Started, request: Request, fds: Vec<OwnedFd>) -> Result<Repl
         Request::SetBalloon { mib } => {
             machine.set_balloon(mib).map(done).map_err(RequestError::Device)
         }
+        Request::UnplugNet { index } => {
+            machine.unplug_net(index).map(done).map_err(RequestError::Device)
+        }
     }
 }
 

@@ -129,7 +129,14 @@ pub(super) fn change_user(plan: &ProcessPlan) -> Outcome<()> {
         .map_err(|errno| failed(format_args!("dropping capabilities"), errno))?;
     sys::process_control(libc::PR_SET_KEEPCAPS, 1, 0)
         .map_err(|errno| failed(format_args!("keeping capabilities"), errno))?;
-    become_user(&plan.user)
+    become_user(&plan.user)?;
+    // What is looked at from here on is looked at with the program's own rights, of which a user
+    // other than root has lost all that are effective (capabilities(7)).
+    sys::permitted_capabilities()
+        .and_then(|permitted| {
+            sys::set_capabilities(plan.capabilities.effective & permitted, permitted, 0)
+        })
+        .map_err(|errno| failed(format_args!("taking capabilities"), errno))
 }
 
 fn drop_bounding(bounding: u64) -> Result<(), Errno> {

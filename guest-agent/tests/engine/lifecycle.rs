@@ -54,10 +54,9 @@ async fn a_further_process_joins_the_container() {
         ErrorKind::NotFound
     );
     guest.client.create_container(plan, SOON).await.unwrap();
-    assert_eq!(
-        kind(guest.client.start_process(&id, "p", process("true"), SOON).await),
-        ErrorKind::WrongState
-    );
+    // As soon as the container stands.
+    guest.client.start_process(&id, "early", process("exit 4"), SOON).await.unwrap();
+    assert_eq!(guest.exit(&id, "early").await, ExitStatus::Exited(4));
     guest.client.start_container(&id, SOON).await.unwrap();
     // The first process is a shell until it has executed its last command.
     let script = "until [ -e /tmp/mark ] && [ $(cat /proc/1/comm) = sleep ]; do sleep 0.01; done; \

@@ -2,7 +2,7 @@
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sandbox::default_root;
+use sandbox::{Forward, default_root};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -59,6 +59,15 @@ pub(crate) struct Global {
     /// Print the version
     #[arg(short = 'v', long, action = clap::ArgAction::Version)]
     version: Option<bool>,
+}
+
+/// Networks that need no engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Net {
+    /// A loopback device only.
+    None,
+    /// passt: the host's network by sockets of this user.
+    Passt,
 }
 
 /// Who makes the container's cgroup on the host, in crun's words.
@@ -148,6 +157,12 @@ pub(crate) struct Making {
     /// Virtual CPUs, 1 to 32
     #[arg(long, value_name = "N")]
     pub(crate) vcpus: Option<u32>,
+    /// A network for a bundle without one
+    #[arg(long, value_name = "NETWORK", value_enum)]
+    pub(crate) net: Option<Net>,
+    /// Lead a port of the host to the container, with --net: [ADDRESS:]PORT:PORT[/udp], the host's first
+    #[arg(long, value_name = "PORTS", requires = "net")]
+    pub(crate) publish: Vec<Forward>,
     /// Accepted and without meaning: the root is changed inside the guest
     #[arg(long, hide = true)]
     no_pivot: bool,

@@ -21,15 +21,16 @@ use crate::host_files::{self, OpenShare};
 use crate::limits_change::{MachineSize, Settings};
 use crate::machine::{self, MachineFiles};
 use crate::mount_points;
-use crate::network::{Connected, HostNetwork, NameServer, Network, NetworkRecord};
+use crate::network::{Connected, Gone, HostNetwork, NameServer, Network, NetworkRecord};
 use crate::policy::{self, SignalAction, Situation, Terminal};
 use crate::signals::Signals;
-use crate::spec::{ContainerSpec, Hooks, Plan, ROOT_SHARE, VmPlan};
+use crate::spec::{ContainerSpec, Hooks, Plan, ROOT_SHARE, SharePlan, VmPlan};
 use crate::stdio::{self, StdioError, Streams};
 use crate::store::{StateDir, Status};
 use crate::streams::{Sockets, Wanted};
-use crate::terminal::{self, HostTerminal};
+use crate::terminal::HostTerminal;
 use crate::timeline::{Moment, Timeline};
+use crate::user_network::{self, Passt, UserNetwork};
 use crate::vm_process::{Asked, VmError, VmProcess};
 use agent_client::{Client, ClientError, Connection, Hello};
 use agent_protocol::{
@@ -43,7 +44,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use vmm_api::{Reply, Request, ShareKind, VmmErrorKind, WallsReport};
+use vmm_api::{CachePolicy, Reply, Request, ShareKind, VmmErrorKind, WallsReport};
 
 /// How long the virtual machine's end may take to be seen after its agent's stream has broken.
 const DEATH_RATTLE: Duration = Duration::from_secs(1);
@@ -59,6 +60,7 @@ pub(crate) struct Prepared {
     network: Option<HostNetwork>,
     namespace: Option<NetworkRecord>,
     name_server: Option<NameServer>,
+    passt: Option<Passt>,
     state: StateDir,
     vm: VmPlan,
     files: MachineFiles,
@@ -100,6 +102,8 @@ pub(crate) struct Guest {
     pub(crate) client: Client,
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) vm: VmProcess,
+    /// Its network, if that is a program; in the cgroup, too.
+    pub(crate) passt: Option<Passt>,
     pub(crate) cgroup: Option<HostCgroup>,
     /// Held for its end.
     pub(crate) network: Option<HostNetwork>,
@@ -125,8 +129,7 @@ pub(crate) fn terminal(
             let console = Console::open(socket, plan.container.console_size())?;
             Ok(Some(HostTerminal::Console(console)))
         }
-        (true, false, _) if terminal::is_terminal() => Ok(Some(HostTerminal::Caller)),
-        (true, false, _) => Err(SandboxError::NoTerminal),
+        (true, false, _) => HostTerminal::of_caller().map(Some).ok_or(SandboxError::NoTerminal),
     }
 }
 
@@ -177,6 +180,7 @@ pub(crate) fn prepare(
         network,
         namespace,
         name_server: None,
+        passt: None,
         files: MachineFiles {
             kvm,
             kernel,
@@ -335,6 +339,48 @@ impl Prepared {
         Ok(has_interfaces)
     }
 
+    /// Gives the container a network that is a program of the caller's.
+    pub(crate) async fn join_user_network(
+        &mut self,
+        network: &UserNetwork,
+    ) -> Result<(), SandboxError> {
+        let (passt, interface) = network.start().await?;
+        self.passt = Some(passt);
+        self.files.interfaces.push(interface);
+        self.container.share_network();
+        if self.container.mounts().iter().any(|mount| mount.destination == RESOLV_CONF) {
+            return Ok(());
+        }
+        let share = host_files::open_share(
+            &SharePlan {
+                name: "resolv.conf".to_owned(),
+                path: self.state.write_resolver(user_network::NAME_SERVER)?,
+                read_only: true,
+                cache: CachePolicy::Auto,
+                asked_by: "--net".to_owned(),
+            },
+            false,
+        )?;
+        let mount = MountPlan {
+            destination: RESOLV_CONF.to_owned(),
+            source: MountSource::Share {
+                name: share.name.clone(),
+                directory: false,
+                recursive: false,
+            },
+            flags: 0,
+            propagation: Vec::new(),
+            recursive: None,
+        };
+        self.files.shares.push(share);
+        self.container.mounts_mut().push(mount);
+        if let Some(root) = self.files.shares.first().filter(|share| share.read_only) {
+            let files = single_files(&self.files.shares);
+            mount_points::make(&root.descriptor, self.container.mounts(), &files);
+        }
+        Ok(())
+    }
+
     /// What the engine has written for the container's resolver, if it mounts a file.
     fn resolv_conf(&self) -> Option<String> {
         let is_for_it = |mount: &&MountPlan| mount.destination == RESOLV_CONF;
@@ -462,6 +508,7 @@ impl Prepared {
                 client,
                 events,
                 vm,
+                passt: self.passt,
                 cgroup: self.cgroup,
                 network: self.network,
                 namespace: self.namespace,
@@ -557,6 +604,14 @@ impl Booted {
         timeline.mark_guest(Moment::Created, created.at_ns);
         let Self { guest, streams, terminal, plan: _, hooks, hook_state } = self;
         Ok(Ready { guest, streams, terminal, init, hooks, hook_state })
+    }
+}
+
+impl Guest {
+    /// The guest's link of an interface that is gone goes down. The answer is not waited for.
+    pub(crate) async fn unplug(&mut self, gone: Gone) {
+        // A machine that cannot be asked ends, and is seen to.
+        let _ = self.vm.ask(Request::UnplugNet { index: gone.place }, &[]).await;
     }
 }
 

@@ -13,6 +13,7 @@ use crate::network::NetworkError;
 use crate::spec::SpecError;
 use crate::stdio::StdioError;
 use crate::store::{Status, StoreError};
+use crate::user_network::UserNetworkError;
 use crate::vm_process::{VmEnd, VmError};
 use agent_client::ClientError;
 use agent_protocol::AgentError;
@@ -36,6 +37,9 @@ pub enum SandboxError {
     /// Something of the host cannot be given to a machine.
     #[error(transparent)]
     HostFile(#[from] HostFileError),
+    /// There is no network of passt's.
+    #[error(transparent)]
+    UserNetwork(#[from] UserNetworkError),
     /// State cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -44,7 +48,7 @@ pub enum SandboxError {
     Hook(#[from] HookError),
     /// The bundle wants a terminal and there is none.
     #[error(
-        "process.terminal is true, and the standard input is no terminal: run it from one, or set process.terminal to false"
+        "process.terminal is true, and this command has no terminal: run it from one, or set process.terminal to false"
     )]
     NoTerminal,
     /// The bundle wants a terminal and nobody takes it.
@@ -287,6 +291,7 @@ impl SandboxError {
             | Self::Console(_)
             | Self::Cgroup(_)
             | Self::Network(_)
+            | Self::UserNetwork(_)
             | Self::TooManyProcesses { .. }
             | Self::Control(_)
             | Self::WrongStatus { .. }

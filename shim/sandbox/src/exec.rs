@@ -14,7 +14,7 @@ use crate::spec::{ProcessChanges, ProcessFile};
 use crate::stdio::{self, Relays, Streams};
 use crate::store::Status;
 use crate::streams::Wanted;
-use crate::terminal::{self, HostTerminal, RawMode};
+use crate::terminal::{HostTerminal, RawMode};
 use agent_protocol::WindowSize;
 use std::path::PathBuf;
 use tokio::sync::oneshot;
@@ -125,8 +125,7 @@ fn host_terminal(
         (false, _, Some(_)) => Err(SandboxError::NoConsole),
         (true, true, None) => Err(SandboxError::NoConsoleSocket),
         (true, true, Some(socket)) => Ok(Some(HostTerminal::Console(Console::open(socket, size)?))),
-        (true, false, _) if terminal::is_terminal() => Ok(Some(HostTerminal::Caller)),
-        (true, false, _) => Err(SandboxError::NoTerminal),
+        (true, false, _) => HostTerminal::of_caller().map(Some).ok_or(SandboxError::NoTerminal),
     }
 }
 
@@ -160,7 +159,7 @@ impl ProcessClient {
         // Before any thread is started: signals are blocked in all of them.
         let signals = Signals::take().map_err(SandboxError::Events)?;
         let raw_mode = match &self.terminal {
-            Some(HostTerminal::Caller) => Some(RawMode::enter().map_err(SandboxError::RawMode)?),
+            Some(HostTerminal::Caller(_)) => RawMode::enter().map_err(SandboxError::RawMode)?,
             Some(HostTerminal::Console(_)) | None => None,
         };
         let relays = streams.start()?;
@@ -219,7 +218,7 @@ impl ProcessClient {
     fn on_signal(&self, signal: Received) {
         let terminal = match &self.terminal {
             None => Terminal::None,
-            Some(HostTerminal::Caller) => Terminal::Caller,
+            Some(HostTerminal::Caller(_)) => Terminal::Caller,
             Some(HostTerminal::Console(_)) => Terminal::Console,
         };
         let situation = Situation { status: Status::Running, detached: self.is_detached, terminal };

@@ -169,7 +169,7 @@ pub(crate) fn read_text(share: &OpenShare) -> Option<String> {
     Some(text)
 }
 
-fn open_share(plan: &SharePlan, alone: bool) -> Result<OpenShare, HostFileError> {
+pub(crate) fn open_share(plan: &SharePlan, alone: bool) -> Result<OpenShare, HostFileError> {
     let wrong = |found, expected| HostFileError::WrongType {
         asked_by: plan.asked_by.clone(),
         path: plan.path.clone(),

@@ -3,14 +3,15 @@
 use crate::config::HostConfig;
 use crate::disk::OpenDisk;
 use crate::host_files::OpenShare;
-use crate::network::Interface;
+use crate::network::{Interface, InterfaceBackend};
 use crate::network_settings::NetworkSettings;
 use crate::spec::VmPlan;
 use agent_protocol::SHARES_TAG;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vmm_api::{
     BalloonConfig, BootConfig, ConsoleConfig, DiskConfig, DriveConfig, FdSlot, FsConfig,
-    InsertedDisk, MachineConfig, NetConfig, Request, ShareConfig, VsockConfig, WallsConfig,
+    InsertedDisk, MachineConfig, NetBackend, NetConfig, Request, ShareConfig, VsockConfig,
+    WallsConfig,
 };
 
 /// Each VMM has its own vsock device, so one number does for all guests. 0 to 2 are taken
@@ -138,7 +139,12 @@ fn net_config<'f>(
     slots: &mut Slots<'f>,
 ) -> NetConfig {
     NetConfig {
-        tap: slots.add(&interface.tap),
+        backend: match &interface.backend {
+            InterfaceBackend::Tap { tap, uso } => {
+                NetBackend::Tap { tap: slots.add(tap), uso: *uso }
+            }
+            InterfaceBackend::Stream(stream) => NetBackend::Stream(slots.add(stream)),
+        },
         mac: interface.plan.mac,
         mtu: u16::try_from(interface.plan.mtu).unwrap_or(u16::MAX),
         sources: (!settings.any_source).then(|| interface.sources.clone()),

@@ -3,12 +3,13 @@
 
 use crate::pid_namespace::{Birth, BirthError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open,
     pidfd_send_signal, waitpid,
 };
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -44,6 +45,27 @@ impl Process {
         die_with_parent(&mut command);
         // Dropping what stands for a child neither ends it nor waits for it.
         Self::own(Pid::from_child(&command.spawn()?))
+    }
+
+    /// As [`Self::start`], with a descriptor that the program finds under its number.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub(crate) fn start_with(mut command: Command, descriptor: OwnedFd) -> io::Result<Self> {
+        let number = descriptor.as_raw_fd();
+        let prepare = move || {
+            // SAFETY: `start_with` holds it open until the child has executed its program, and
+            // fork(2) has copied it.
+            let inherited = unsafe { BorrowedFd::borrow_raw(number) };
+            fcntl_setfd(inherited, FdFlags::empty()).map_err(io::Error::from)
+        };
+        // SAFETY: the closure runs between fork and execve and makes one system call only.
+        unsafe {
+            command.pre_exec(prepare);
+        }
+        let started = Self::start(command);
+        drop(descriptor);
+        started
     }
 
     /// As [`Self::start`], as the first process of a PID namespace.

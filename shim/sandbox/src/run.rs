@@ -15,6 +15,7 @@ use crate::spec::{Bundle, Hook, HostFacts, Overrides, Plan};
 use crate::store::Status;
 use crate::supervisor::{Exit, Owner, Supervisor};
 use crate::timeline::{Moment, Timeline};
+use crate::user_network::{UserNetwork, UserNetworkError};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,8 @@ pub struct RunOptions {
     pub overrides: Overrides,
     /// The host's configuration.
     pub config: HostConfig,
+    /// A network for a container that has none.
+    pub network: Option<UserNetwork>,
     /// Where to write the supervisor's process id.
     pub pid_file: Option<PathBuf>,
     /// Who takes the container's terminal, if nobody watches it here.
@@ -118,8 +121,12 @@ fn live(
     drop(bundle);
     // Whoever creates is an engine, which has let go of "--network host" here; whoever runs a bundle by
     // hand gets no network.
-    if matches!(role, Some(Role::Supervisor(_, ReadyWhen::Created))) && plan.has_host_network() {
+    let is_of_engine = matches!(role, Some(Role::Supervisor(_, ReadyWhen::Created)));
+    if is_of_engine && plan.has_host_network() && options.network.is_none() {
         return Err(NetworkError::HostAsked.into());
+    }
+    if let (Some(_), Some(path)) = (&options.network, &plan.network) {
+        return Err(UserNetworkError::NamespaceGiven { path: path.clone() }.into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -177,19 +184,23 @@ async fn run_plan(
         options.console_socket.as_deref(),
     )?;
     let mut prepared = create::prepare(id, &options.root, plan, &options.config, parts)?;
+    let network_is_of_hooks = options.network.is_none() && prepared.network_is_of_hooks();
     // Who looks for the container's network by its process on the host must not find the host's.
     if let Some(figurehead) = stand_in.figurehead.filter(|_| prepared.has_own_network()) {
         match figurehead.separate_network() {
             Ok(namespace) => {
-                if prepared.network_is_of_hooks() {
+                if network_is_of_hooks {
                     prepared.run_hooks_first(&namespace).await?;
                 }
                 prepared.expect_no_interfaces(&namespace);
             }
             // An ordinary user puts no interfaces anywhere.
-            Err(Errno::PERM) if !prepared.network_is_of_hooks() => {}
+            Err(Errno::PERM) if !network_is_of_hooks => {}
             Err(errno) => return Err(SandboxError::Events(errno.into())),
         }
+    }
+    if let Some(network) = &options.network {
+        prepared.join_user_network(network).await?;
     }
     let booted = prepared.boot(&options.config, parts, terminal, &signals, timeline).await?;
     let ready = booted.create(&signals, timeline).await?;

@@ -328,6 +328,7 @@ fn name_of(request: &Request) -> &'static str {
         Request::ConnectVsock { .. } => "ConnectVsock",
         Request::AddShare(_) => "AddShare",
         Request::RemoveShare { .. } => "RemoveShare",
+        Request::UnplugNet { .. } => "UnplugNet",
         Request::InsertDisk(_) => "InsertDisk",
         Request::EjectDisk { .. } => "EjectDisk",
         Request::Pause => "Pause",

@@ -2,6 +2,8 @@
 
 use integration_tests::differential::{Group, edit, look, set};
 use serde_json::json;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 
 /// What an ordinary user is and may.
 pub(crate) const ORDINARY: Group = Group {
@@ -57,6 +59,24 @@ pub(crate) const USER: Group = Group {
             |_, bundle| {
                 bundle.script("echo ran; id").edit(|config| {
                     config["process"].as_object_mut().unwrap().remove("user");
+                })
+            },
+            &[],
+        ),
+        edit(
+            "program-for-root-only-with-the-capability",
+            |stage, _| {
+                let bundle = stage.writable();
+                let program = bundle.root().join("bin/only/echo");
+                std::fs::create_dir(bundle.root().join("bin/only")).unwrap();
+                std::fs::copy(bundle.root().join("bin/busybox"), &program).unwrap();
+                std::fs::set_permissions(&program, Permissions::from_mode(0o700)).unwrap();
+                bundle.args(&["/bin/only/echo", "ran"]).edit(|config| {
+                    let process = &mut config["process"];
+                    process["user"] = json!({ "uid": 5, "gid": 5 });
+                    for set in ["bounding", "effective", "permitted"] {
+                        process["capabilities"][set] = json!(["CAP_DAC_OVERRIDE"]);
+                    }
                 })
             },
             &[],

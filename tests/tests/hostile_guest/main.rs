@@ -1,7 +1,11 @@
 //! A guest kernel of our own that attacks its virtual machine from ring 0. Whatever it does, the VMM
 //! ends as it should, nothing outside the share is changed, and the next sandbox runs.
 
+mod neighbour;
+mod races;
+
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use integration_tests::tree::listing;
 use integration_tests::{Bundle, Invocation, Lab, Outcome, Root};
@@ -108,6 +112,45 @@ fn queues_of_every_device() {
     let lab = Lab::enter();
     attack(&lab, 2, 0x5EED_0002);
     expect_a_sandbox_runs(&lab);
+}
+
+#[test]
+fn a_flood_of_the_console() {
+    /// Bytes that are kept at once, and in a second.
+    const RATE: u64 = 2000;
+    let lab = Lab::enter();
+    let kernel = payload(&lab, 5, 1);
+    let (bundle, _) = bundle(&lab, &kernel);
+    let bundle = bundle.edit(|config| {
+        let rate = format!("bytes={RATE}/{RATE}");
+        config["annotations"] = json!({ "dev.ringfence.console_rate": rate });
+    });
+    let id = lab.new_id();
+    let run = Invocation::new("ringfence").args(&["run", "--memory", "64", "--bundle"]);
+    let began = Instant::now();
+    let running = run.arg(bundle.write()).arg(&id).start();
+    let mut log = String::new();
+    // It goes with its container: what was last seen of it is its end, or nearly.
+    while neighbour::is_there(running.pid()) {
+        log = std::fs::read_to_string(format!("/run/ringfence/{id}/console.log")).unwrap_or(log);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let seconds = began.elapsed().as_secs() + 1;
+    running.finish().expect_code(VM_DIED);
+    let bytes = u64::try_from(log.len()).unwrap();
+    println!("{bytes} bytes of some 80000 in {seconds} s");
+    assert!(log.contains("bytes were dropped"), "{log}");
+    // A line may go over the limit, and is paid for afterwards.
+    assert!(bytes <= RATE * (seconds + 1) + 1000, "{bytes} bytes in {seconds} s");
+    lab.expect_nothing_left();
+}
+
+#[test]
+fn a_neighbour_and_the_host_notice_nothing() {
+    let lab = Lab::enter();
+    let kernel = payload(&lab, 2, 0x5EED_0005);
+    let (bundle, _) = bundle(&lab, &kernel);
+    neighbour::expect_nothing_noticed(&lab, &bundle, "hostile: attack 2 is over", VM_DIED);
 }
 
 #[test]

@@ -2,7 +2,7 @@
  * would be, in long mode with interrupts off, and has no library below it.
  *
  * SEED makes its choices, ATTACK says what it does: 1 registers and ports, 2 the queues of all devices,
- * 3 the file system's queues, 4 the socket device's. At its end it says how it went, and resets. */
+ * 3 the file system's queues, 4 the socket device's, 5 the console. At its end it says how it went, and resets. */
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -305,6 +305,12 @@ static void attack_queues(u32 only, int rounds)
     }
 }
 
+static void attack_console(void)
+{
+    for (int i = 0; i < 2000; i++)
+        say(i % 4 ? "a line of the flood that is as long as many others are\n" : "x\n");
+}
+
 void attack(void)
 {
     for (u64 i = 0; i < 512; i++)
@@ -312,6 +318,8 @@ void attack(void)
     POINTERS[3] = (u64)directory | 3;
     if (ATTACK == 1)
         attack_registers();
+    else if (ATTACK == 5)
+        attack_console();
     else
         attack_queues(ATTACK == 3 ? FS : ATTACK == 4 ? VSOCK : 0, ATTACK == 2 ? 30 : 60);
     /* A serial port that prints, whatever was written to it before. */

@@ -172,12 +172,11 @@ pub struct InsertedDisk {
     pub serial: String,
 }
 
-/// A virtio-net device (VIRTIO 1.2 §5.1) over a tap.
+/// A virtio-net device (VIRTIO 1.2 §5.1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetConfig {
-    /// A tap that does not block, with a virtio-net header of [`NET_HEADER_BYTES`], and with checksums
-    /// and TCP segmentation left to its reader (TUNSETOFFLOAD).
-    pub tap: FdSlot,
+    /// Where frames go and come from.
+    pub backend: NetBackend,
     /// The guest's address, of one interface.
     pub mac: [u8; 6],
     /// Bytes of the largest packet, [`MIN_MTU`] or more.
@@ -191,6 +190,22 @@ pub struct NetConfig {
     pub sent: RateLimit,
     /// How much it may receive.
     pub received: RateLimit,
+}
+
+/// The other end of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetBackend {
+    /// A tap that does not block, with a virtio-net header of [`NET_HEADER_BYTES`], and with checksums
+    /// and TCP segmentation left to its reader (TUNSETOFFLOAD).
+    Tap {
+        /// Its descriptor.
+        tap: FdSlot,
+        /// Segmentation of UDP is left to its reader, too.
+        uso: bool,
+    },
+    /// A stream socket that does not block; four bytes before each frame are its length, the highest
+    /// first.
+    Stream(FdSlot),
 }
 
 /// Bytes of the header before each frame of a tap (TUNSETVNETHDRSZ).

@@ -42,6 +42,11 @@ pub enum Request {
         /// Name of the share.
         name: String,
     },
+    /// What the network with this number was connected to is gone: the guest finds its link down.
+    UnplugNet {
+        /// Its place in the configuration, from 0.
+        index: u8,
+    },
     /// Put a disk, whose image is in slot 0, into an empty drive. When it is answered, the guest has been
     /// told; it looks by itself.
     InsertDisk(InsertedDisk),

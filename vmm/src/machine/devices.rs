@@ -2,7 +2,7 @@
 
 use super::builder::Surroundings;
 use super::events::{EventSender, MachineEvent};
-use super::spec::{ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, NetSpec, ShareSpec};
+use super::spec::{ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, NetBackendSpec, NetSpec, ShareSpec};
 use crate::arch::layout::{DEVICE_IRQS, MMIO_DEVICE_SIZE, MMIO_DEVICES};
 use crate::boot::cmdline::MmioDevice;
 use crate::kvm::{KvmError, Vm};
@@ -20,7 +20,7 @@ use devices::virtio::fs::file_server::{
     self, IdMap, Limits, Server, ServerConfig, ServerError, Share,
 };
 use devices::virtio::fs::{Fs, FsConfig, FsConfigError};
-use devices::virtio::net::{self, Filter, FrameRate, Net};
+use devices::virtio::net::{self, Backend, Filter, FrameRate, Net, NetHandle};
 use devices::virtio::rng::Rng;
 use devices::virtio::transport::mmio::{MMIO_SIZE, QUEUE_NOTIFY_OFFSET, TransportError};
 use devices::virtio::vsock::{Vsock, VsockError, VsockHandle};
@@ -106,6 +106,8 @@ pub(super) struct Devices {
     pub(super) vsock: Option<VsockHandle>,
     /// The host's side of the balloon, if there is one.
     pub(super) balloon: Option<BalloonHandle>,
+    /// The host's side of each network.
+    pub(super) nets: Vec<NetHandle>,
     /// The server behind the file system, if there is one.
     pub(super) files: Option<Arc<Server>>,
     /// Drives, in their order.
@@ -158,6 +160,7 @@ pub(super) fn build(
     for (index, disk) in spec.disks.into_iter().enumerate() {
         slots.add("virtio-blk", Box::new(self::disk(disk, index, hook)?))?;
     }
+    let mut nets = Vec::new();
     let mut drives = Vec::new();
     for (index, limit) in spec.drives.into_iter().enumerate() {
         let (device, handle) = drive(limit, index, hook)?;
@@ -165,7 +168,9 @@ pub(super) fn build(
         drives.push(handle);
     }
     for (index, net) in spec.nets.into_iter().enumerate() {
-        slots.add("virtio-net", Box::new(self::net(net, index, hook)?))?;
+        let device = self::net(net, index, hook)?;
+        nets.push(device.handle());
+        slots.add("virtio-net", Box::new(device))?;
     }
     if spec.rng {
         slots.add("virtio-rng", Box::new(Rng::new(shared.clone())))?;
@@ -183,6 +188,7 @@ pub(super) fn build(
         console_bytes,
         vsock,
         balloon,
+        nets,
         files,
         drives,
         ports,
@@ -235,7 +241,7 @@ fn rate(bucket: TokenBucket) -> Rate {
 
 /// A network can keep its thread busy: it has one of its own.
 fn net(spec: NetSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Net, DeviceError> {
-    let NetSpec { tap, mac, mtu, sources, metadata, sent, received } = spec;
+    let NetSpec { backend, mac, mtu, sources, metadata, sent, received } = spec;
     let event_loop = EventLoop::new(format!("net-{index}"), hook.cloned())
         .map_err(|source| DeviceError::Host { device: "a network", source })?;
     let filter = Filter { sources, metadata };
@@ -244,7 +250,11 @@ fn net(spec: NetSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Net, De
         bytes: limit.bytes.map(rate),
     };
     let (sent, received) = (frames(sent), frames(received));
-    let spec = net::NetSpec { tap: File::from(tap), mac, mtu, filter, sent, received };
+    let backend = match backend {
+        NetBackendSpec::Tap { tap, uso } => Backend::Tap { tap: File::from(tap), uso },
+        NetBackendSpec::Stream(stream) => Backend::Stream(File::from(stream)),
+    };
+    let spec = net::NetSpec { backend, mac, mtu, filter, sent, received };
     Ok(Net::new(spec, event_loop))
 }
 

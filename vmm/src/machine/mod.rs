@@ -254,6 +254,16 @@ impl Machine {
         Ok(())
     }
 
+    /// Tells the guest that the network with this number is gone.
+    ///
+    /// # Errors
+    /// [`DeviceRequestError`].
+    pub fn unplug_net(&self, index: u8) -> Result<(), DeviceRequestError> {
+        let net = self.devices.nets.get(usize::from(index));
+        net.ok_or(DeviceRequestError::NoDevice { device: "network of this number" })?.unplug();
+        Ok(())
+    }
+
     fn vsock(&self) -> Result<&VsockHandle, DeviceRequestError> {
         self.devices.vsock.as_ref().ok_or(DeviceRequestError::NoDevice { device: "vsock" })
     }

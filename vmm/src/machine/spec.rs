@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use vmm_api::{
     BalloonConfig, CachePolicy, DiskConfig, DriveConfig, FdSlot, FsConfig, InsertedDisk,
-    LockPolicy, MIN_MTU, MachineConfig, NetConfig, RateLimit, ShareConfig, ShareKind, TokenBucket,
-    VERSION, VsockConfig, WallsConfig,
+    LockPolicy, MIN_MTU, MachineConfig, NetBackend, NetConfig, RateLimit, ShareConfig, ShareKind,
+    TokenBucket, VERSION, VsockConfig, WallsConfig,
 };
 
 /// Bytes of a sandbox's name: what fits in a log line.
@@ -249,6 +249,20 @@ pub struct DiskSpec {
     pub rate_limit: Option<RateLimit>,
 }
 
+/// The other end of a network.
+#[derive(Debug)]
+pub enum NetBackendSpec {
+    /// A tap.
+    Tap {
+        /// Its descriptor.
+        tap: OwnedFd,
+        /// Segmentation of UDP is left to its reader, too.
+        uso: bool,
+    },
+    /// A stream socket.
+    Stream(OwnedFd),
+}
+
 /// A disk for a drive.
 #[derive(Debug)]
 pub struct InsertedSpec {
@@ -265,8 +279,8 @@ pub struct InsertedSpec {
 /// A network.
 #[derive(Debug)]
 pub struct NetSpec {
-    /// The tap.
-    pub tap: OwnedFd,
+    /// Where frames go and come from.
+    pub backend: NetBackendSpec,
     /// The guest's address.
     pub mac: [u8; 6],
     /// Bytes of the largest packet.
@@ -429,7 +443,7 @@ impl InsertedSpec {
 
 impl NetSpec {
     fn new(config: NetConfig, fds: &mut Fds) -> Result<Self, SpecError> {
-        let NetConfig { tap, mac, mtu, sources, metadata, sent, received } = config;
+        let NetConfig { backend, mac, mtu, sources, metadata, sent, received } = config;
         // The lowest bit of the first byte is that of a group (IEEE 802).
         if mac == [0; 6] || mac.first().is_none_or(|first| first & 1 != 0) {
             return Err(SpecError::Mac { mac });
@@ -439,8 +453,15 @@ impl NetSpec {
         }
         check_rate(sent)?;
         check_rate(received)?;
-        let tap = fds.take("the tap of a network", tap)?;
-        Ok(Self { tap, mac, mtu, sources, metadata, sent, received })
+        let backend = match backend {
+            NetBackend::Tap { tap, uso } => {
+                NetBackendSpec::Tap { tap: fds.take("the tap of a network", tap)?, uso }
+            }
+            NetBackend::Stream(slot) => {
+                NetBackendSpec::Stream(fds.take("the stream of a network", slot)?)
+            }
+        };
+        Ok(Self { backend, mac, mtu, sources, metadata, sent, received })
     }
 }
 

@@ -1,11 +1,11 @@
 //! `ringfence create`, and what it has in common with `run`.
 
-use crate::args::{CgroupManager, Create, Global, Making, Run};
+use crate::args::{CgroupManager, Create, Global, Making, Net, Run};
 use crate::commands::handed_in;
 use crate::error::CommandError;
-use sandbox::RunOptions;
 use sandbox::config::HostConfig;
 use sandbox::spec::Overrides;
+use sandbox::{Forward, RunOptions, UserNetwork};
 use std::ffi::OsString;
 
 /// Leaves a supervisor behind, which executes the line of this command.
@@ -56,10 +56,22 @@ fn options(global: Global, making: Making) -> Result<RunOptions, CommandError> {
                 || global.cgroup_manager == Some(CgroupManager::Systemd),
             no_host_cgroup: global.cgroup_manager == Some(CgroupManager::Disabled),
         },
+        network: network(making.net, making.publish)?,
         pid_file: making.pid_file,
         console_socket: making.console_socket,
         keep: false,
         trace: None,
         began_ns: sandbox::now_ns(),
     })
+}
+
+fn network(net: Option<Net>, forwards: Vec<Forward>) -> Result<Option<UserNetwork>, CommandError> {
+    match net {
+        Some(Net::Passt) => Ok(Some(UserNetwork { forwards })),
+        Some(Net::None) | None if forwards.is_empty() => Ok(None),
+        Some(Net::None) | None => Err(CommandError::Option {
+            option: "--publish without --net passt".to_owned(),
+            remedy: "a container without a network has no ports that the host could lead to",
+        }),
+    }
 }

@@ -13,8 +13,7 @@ const WIDTHS: (usize, usize) = (9, 17);
 pub(crate) fn execute(global: &Global, doctor: &Doctor) -> Result<u8, CommandError> {
     let diagnosis = sandbox::diagnose(global.config.as_deref());
     if doctor.json {
-        let value = serde_json::to_value(&diagnosis);
-        print_json(&value.map_err(|error| CommandError::Print(error.into()))?)?;
+        print_json(&diagnosis)?;
     } else {
         print(&text(&diagnosis))?;
     }

@@ -12,8 +12,7 @@ pub(crate) fn execute(global: &Global, gc: &Gc) -> Result<u8, CommandError> {
         found.extend(sandbox::gc(&root, options)?);
     }
     if gc.json {
-        let value = serde_json::to_value(&found);
-        print_json(&value.map_err(|error| CommandError::Print(error.into()))?)?;
+        print_json(&found)?;
     } else {
         print(&text(&found, gc.dry_run))?;
     }

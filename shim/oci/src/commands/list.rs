@@ -1,7 +1,7 @@
 //! `ringfence list`, in runc's forms.
 
 use crate::args::{Global, List, ListFormat};
-use crate::commands::{print, print_json};
+use crate::commands::{print, print_line};
 use crate::error::CommandError;
 use sandbox::{Detail, Report};
 
@@ -24,10 +24,7 @@ pub(crate) fn execute(global: &Global, list: &List) -> Result<u8, CommandError> 
             print(&ids.concat())?;
         }
         (false, ListFormat::Table) => print(&table(&reports, list.walls))?,
-        (false, ListFormat::Json) => {
-            let value = serde_json::to_value(&reports);
-            print_json(&value.map_err(|error| CommandError::Print(error.into()))?)?;
-        }
+        (false, ListFormat::Json) => print_line(&reports)?,
     }
     Ok(0)
 }

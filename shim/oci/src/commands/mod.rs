@@ -19,7 +19,6 @@ pub(crate) mod update;
 
 use crate::error::CommandError;
 use serde::Serialize;
-use serde_json::Value;
 use std::io::Write;
 
 /// Writes an answer to standard output.
@@ -28,9 +27,11 @@ fn print(text: &str) -> Result<(), CommandError> {
     output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(CommandError::Print)
 }
 
-/// Writes an answer in JSON, as runc indents it.
-fn print_json(value: &Value) -> Result<(), CommandError> {
-    print(&format!("{value:#}\n"))
+/// Writes an answer in JSON, indented and in the order of runc's properties.
+fn print_json(value: &impl Serialize) -> Result<(), CommandError> {
+    let text = serde_json::to_string_pretty(value);
+    let text = text.map_err(|error| CommandError::Print(error.into()))?;
+    print(&format!("{text}\n"))
 }
 
 /// Writes an answer in JSON on one line.

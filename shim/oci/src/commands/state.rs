@@ -8,6 +8,6 @@ use sandbox::{Container, Detail};
 pub(crate) fn execute(global: &Global, state: &State) -> Result<u8, CommandError> {
     let detail = if state.digests { Detail::Digests } else { Detail::Walls };
     let report = Container::find(&global.root, &state.id)?.report(detail);
-    print_json(&serde_json::to_value(report).map_err(|error| CommandError::Print(error.into()))?)?;
+    print_json(&report)?;
     Ok(0)
 }

@@ -12,6 +12,7 @@
 //! is the tap, which goes with its last descriptor, and a queueing discipline on each of the two.
 
 mod late;
+mod links;
 mod names;
 mod redirect;
 mod rules;
@@ -19,12 +20,15 @@ mod scan;
 mod tap;
 
 use agent_protocol::InterfacePlan;
+pub(crate) use links::Gone;
+use links::Links;
 use names::NameRelay;
 pub(crate) use names::NameServer;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use scan::Found;
 use serde::{Deserialize, Serialize};
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -142,11 +146,25 @@ pub enum NetworkError {
 #[derive(Debug)]
 pub(crate) struct Interface {
     /// The VMM's end.
-    pub(crate) tap: OwnedFd,
+    pub(crate) backend: InterfaceBackend,
     /// What the guest makes of it.
     pub(crate) plan: InterfacePlan,
     /// Addresses that it may send from.
     pub(crate) sources: Vec<IpAddr>,
+}
+
+/// What the VMM sends an interface's frames to.
+#[derive(Debug)]
+pub(crate) enum InterfaceBackend {
+    /// A tap.
+    Tap {
+        /// Its descriptor.
+        tap: OwnedFd,
+        /// Segments of UDP are left to its reader, too.
+        uso: bool,
+    },
+    /// A program's stream.
+    Stream(OwnedFd),
 }
 
 /// The interfaces of a namespace, not connected yet.
@@ -221,7 +239,11 @@ impl Network {
     pub(crate) fn connect(self) -> Result<Connected, NetworkError> {
         let record = self.record();
         let Self { path, namespace, found, name_server } = self;
-        let interfaces = inside(&path, &namespace, async {
+        let (links, interfaces) = inside(&path, &namespace, async {
+            let links = Links::listen(&found).map_err(|source| NetworkError::Tap {
+                step: "listening for interfaces that go".to_owned(),
+                source,
+            })?;
             let handle = redirect::handle()?;
             let (mut connected, mut joined) = (Vec::new(), Vec::new());
             for found in found {
@@ -235,9 +257,9 @@ impl Network {
                 }
                 joined.push(index);
             }
-            Ok(connected)
+            Ok((links, connected))
         })?;
-        let mut host = HostNetwork::new(record);
+        let mut host = HostNetwork { record, links, names: None };
         let mut asked = None;
         if let Some(address) = name_server {
             inside(&path, &namespace, async {
@@ -267,13 +289,31 @@ pub(crate) struct NetworkRecord {
 #[derive(Debug)]
 pub(crate) struct HostNetwork {
     record: NetworkRecord,
+    links: Links,
     /// Held for its end.
     names: Option<NameRelay>,
 }
 
 impl HostNetwork {
-    fn new(record: NetworkRecord) -> Self {
-        Self { record, names: None }
+    /// Waits for the next interface of the engine's that goes, and says so. For ever, if there is no
+    /// network.
+    pub(crate) async fn interface_gone(network: &mut Option<Self>) -> Gone {
+        let Some(Self { record, links, .. }) = network else { return pending().await };
+        match links.gone().await {
+            Ok(gone) => {
+                let Gone { name, .. } = &gone;
+                let path = record.namespace.display();
+                tracing::warn!(
+                    "the interface {name} of the network namespace {path} is gone: the guest's link is down"
+                );
+                gone
+            }
+            Err(error) => {
+                links.close();
+                tracing::warn!("interfaces that go are not noticed any more: {error}");
+                pending().await
+            }
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 
 use super::names::HOST_PORTS;
 use super::scan::Found;
-use super::{Interface, NetworkError, tap};
+use super::tap::{self, Tap};
+use super::{Interface, InterfaceBackend, NetworkError};
 use rtnetlink::packet_route::tc::{
     TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption,
     TcActionType, TcFilterU32Option, TcHandle, TcMirror, TcMirrorActionType, TcU32Key,
@@ -45,9 +46,8 @@ pub(super) async fn join(
 ) -> Result<Interface, NetworkError> {
     let Found { index, plan, sources } = found;
     let name = &plan.name;
-    let (tap, tap_index) = tap::make(TAP_PREFIX).map_err(|source| NetworkError::Tap {
-        step: format!("making a tap for the interface {name}"),
-        source,
+    let Tap { descriptor, index: tap_index, uso } = tap::make(TAP_PREFIX).map_err(|source| {
+        NetworkError::Tap { step: format!("making a tap for the interface {name}"), source }
     })?;
     let failed = |what: &str| {
         let step = format!("{what} for the interface {name}");
@@ -84,7 +84,7 @@ pub(super) async fn join(
         leave(handle, &[index]).await;
         return Err(error);
     }
-    Ok(Interface { tap, plan, sources })
+    Ok(Interface { backend: InterfaceBackend::Tap { tap: descriptor, uso }, plan, sources })
 }
 
 /// A filter by which the guest and the host's own stack both see everything: who has which address on

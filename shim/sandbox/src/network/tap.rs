@@ -10,10 +10,21 @@ use vmm_api::NET_HEADER_BYTES;
 const TUN: &str = "/dev/net/tun";
 /// Whoever reads makes the checksums, and takes TCP segments larger than a packet.
 const OFFLOADS: libc::c_ulong = (libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6) as _;
+/// And those of UDP (linux/if_tun.h: TUN_F_USO4, TUN_F_USO6), from Linux 6.2 on.
+const UDP_OFFLOADS: libc::c_ulong = 0x20 | 0x40;
+
+/// A tap of ours.
+#[derive(Debug)]
+pub(super) struct Tap {
+    pub(super) descriptor: OwnedFd,
+    pub(super) index: u32,
+    /// Segments of UDP are left to its reader, too.
+    pub(super) uso: bool,
+}
 
 /// Makes a tap in the calling thread's network namespace, as a VMM needs it. The kernel finds a name
-/// with `prefix`; its number is returned, too.
-pub(super) fn make(prefix: &str) -> io::Result<(OwnedFd, u32)> {
+/// with `prefix`.
+pub(super) fn make(prefix: &str) -> io::Result<Tap> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let tap = rustix::fs::open(TUN, flags, Mode::empty())?;
     // SAFETY: all of it may be zero.
@@ -31,7 +42,13 @@ pub(super) fn make(prefix: &str) -> io::Result<(OwnedFd, u32)> {
     // SAFETY: the kernel reads a number.
     checked(unsafe { libc::ioctl(fd, libc::TUNSETVNETHDRSZ, &raw const size) })?;
     // SAFETY: takes a number and no pointer.
-    checked(unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD, OFFLOADS) })?;
+    let leave =
+        |left: libc::c_ulong| checked(unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD, left) });
+    // A kernel that does not know some of them takes none.
+    let uso = leave(OFFLOADS | UDP_OFFLOADS).is_ok();
+    if !uso {
+        leave(OFFLOADS)?;
+    }
     let name: Vec<u8> = request
         .ifr_name
         .iter()
@@ -42,7 +59,7 @@ pub(super) fn make(prefix: &str) -> io::Result<(OwnedFd, u32)> {
     // SAFETY: the kernel reads a string that ends.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
         0 => Err(io::Error::last_os_error()),
-        index => Ok((tap, index)),
+        index => Ok(Tap { descriptor: tap, index, uso }),
     }
 }
 

@@ -68,6 +68,13 @@ impl Drop for Stage {
     }
 }
 
+fn tap_of(backend: InterfaceBackend) -> File {
+    match backend {
+        InterfaceBackend::Tap { tap, .. } => File::from(tap),
+        InterfaceBackend::Stream(_) => panic!("{backend:?} is no tap"),
+    }
+}
+
 fn run(words: &[&str]) -> String {
     let output = Command::new("ip").args(words).output().expect("iproute2 is installed");
     let error = String::from_utf8_lossy(&output.stderr);
@@ -110,7 +117,7 @@ fn frames_go_both_ways_and_nothing_is_left() {
     let Connected { host, mut interfaces, .. } = network.connect().unwrap();
     assert_ne!(stage.shown(), before);
     let interface = interfaces.remove(0);
-    let mut tap = File::from(interface.tap);
+    let mut tap = tap_of(interface.backend);
 
     // A frame of the guest comes out at the peer.
     let peer = stage.names[1].clone();
@@ -249,6 +256,28 @@ fn what_comes_or_goes_after_the_connection_is_noticed() {
 }
 
 #[test]
+fn an_interface_that_goes_is_told_once() {
+    let Some(stage) = Stage::new("gone") else { return };
+    stage.inside(&["link", "add", "eth1", "up", "type", "veth", "peer", "name", "peer1"]);
+    stage.inside(&["link", "set", "peer1", "up"]);
+    let network = Network::look(&stage.path()).unwrap();
+    let Connected { host, interfaces, .. } = network.connect().unwrap();
+    let mut network = Some(host);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Its peer goes, and it with that.
+    run(&["-n", &stage.names[1], "link", "del", "v0"]);
+    let patience = Duration::from_secs(30);
+    let mut wait = |patience| {
+        let gone = HostNetwork::interface_gone(&mut network);
+        runtime.block_on(async { tokio::time::timeout(patience, gone).await })
+    };
+    let gone = wait(patience).unwrap();
+    assert_eq!(gone.name, interfaces[usize::from(gone.place)].plan.name);
+    assert_eq!(gone.name, "eth0");
+    wait(Duration::from_millis(50)).unwrap_err();
+}
+
+#[test]
 fn the_network_of_another_machine_is_refused() {
     let own = PathBuf::from(format!("/proc/{}/ns/net", std::process::id()));
     // This process stands for a supervisor: it has the same program.
@@ -302,7 +331,7 @@ fn a_name_server_of_the_namespace_is_asked_and_hears_others() {
     assert_eq!(asks.recv(&mut question).unwrap(), 2);
     // What comes to a port of the guest's is.
     other.send_to(b"guest", "10.77.0.2:40000").unwrap();
-    let mut tap = File::from(connected.interfaces.into_iter().next().unwrap().tap);
+    let mut tap = tap_of(connected.interfaces.into_iter().next().unwrap().backend);
     let mut frames = Vec::new();
     let mut bytes = [0; 2048];
     while let Ok(length) = tap.read(&mut bytes) {

@@ -153,6 +153,11 @@ impl Owned {
                     reason = self.describe(end);
                     break;
                 }
+                gone = HostNetwork::interface_gone(&mut self.network) => {
+                    let request = Request::UnplugNet { index: gone.place };
+                    // A machine that cannot be asked ends, and is seen to.
+                    let _ = self.exchange("UnplugNet", request, &[]).await;
+                }
                 ask = asks.recv() => match ask {
                     Some(Ask::Request { name, request, descriptors, answer }) => {
                         let done = self.exchange(name, request, &descriptors).await;

@@ -6,6 +6,7 @@
 //! ROOT/ID/state.json     where it is in its life, who supervises it, what belongs to it
 //! ROOT/ID/control        the supervisor's socket
 //! ROOT/ID/console.log    the guest kernel's messages
+//! ROOT/ID/resolv.conf    what its resolver is told, if its network is passt's
 //! ```
 //!
 //! A container that was created stays, as runc's does, until it is deleted. One that runs in the
@@ -31,12 +32,14 @@ use lock::LOCK_DEADLINE;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 const STATE: &str = "state.json";
 const NEW_STATE: &str = "state.json.new";
+const RESOLVER: &str = "resolv.conf";
 const CONSOLE: &str = "console.log";
 /// Name of a supervisor's socket in its container's directory.
 pub(crate) const CONTROL: &str = "control";
@@ -209,6 +212,23 @@ impl StateDir {
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
         rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| failed(&path)(errno.into()))
+    }
+
+    /// Where the container's resolver asks, as a file that is to be shown to it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub(crate) fn write_resolver(&self, server: Ipv4Addr) -> Result<PathBuf, StoreError> {
+        let path = self.path.join(RESOLVER);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        // Read by the container's users.
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+        rustix::fs::open(&path, flags, mode)
+            .and_then(|file| rustix::fs::fchmod(&file, mode).map(|()| file))
+            .map_err(io::Error::from)
+            .and_then(|file| writeln!(File::from(file), "nameserver {server}"))
+            .map_err(failed(&path))?;
+        Ok(path)
     }
 
     /// Where the guest kernel's messages are.
@@ -440,7 +460,7 @@ fn recover(path: &Path, id: &ContainerId) -> Result<(), StoreError> {
 
 /// Only files with the names that are written here: a `--root` that was mistyped loses nothing.
 fn remove_files(path: &Path) -> Result<(), StoreError> {
-    for name in [STATE, NEW_STATE, CONSOLE, CONTROL] {
+    for name in [STATE, NEW_STATE, RESOLVER, CONSOLE, CONTROL] {
         match std::fs::remove_file(path.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed(path)(error));

@@ -15,7 +15,7 @@ use crate::error_kind::ErrorKind;
 use crate::hooks::{self, ContainerState, HookError};
 use crate::host_cgroup::HostCgroup;
 use crate::limits_change::{LimitsChange, next_change};
-use crate::network::NetworkRecord;
+use crate::network::{HostNetwork, NetworkRecord};
 use crate::policy::{self, Operation, SignalAction, Situation};
 use crate::processes::Processes;
 use crate::refusal::signal_answer;
@@ -133,7 +133,7 @@ impl Supervisor {
     pub(crate) fn new(ready: Ready, owner: Owner, server: Server) -> Result<Self, SandboxError> {
         let Ready { guest, streams, terminal, init, hooks, hook_state } = ready;
         let raw_mode = match &terminal {
-            Some(HostTerminal::Caller) => Some(RawMode::enter().map_err(SandboxError::RawMode)?),
+            Some(HostTerminal::Caller(_)) => RawMode::enter().map_err(SandboxError::RawMode)?,
             Some(HostTerminal::Console(_)) | None => None,
         };
         let mut supervisor = Self {
@@ -250,6 +250,10 @@ impl Supervisor {
                     let console = self.guest.state.last_words();
                     return Err(SandboxError::VmDied { end, console });
                 }
+                gone = HostNetwork::interface_gone(&mut self.guest.network) => {
+                    self.guest.unplug(gone).await;
+                }
+                () = crate::user_network::Passt::gone(&mut self.guest.passt) => {}
                 done = next_step(&mut self.start) => self.on_step(done, timeline).await?,
                 signal = signals.next() => {
                     let signal = signal.map_err(SandboxError::Events)?;
@@ -625,7 +629,7 @@ impl Supervisor {
             detached: self.guest.state.is_kept(),
             terminal: match &self.terminal {
                 None => policy::Terminal::None,
-                Some(HostTerminal::Caller) => policy::Terminal::Caller,
+                Some(HostTerminal::Caller(_)) => policy::Terminal::Caller,
                 Some(HostTerminal::Console(_)) => policy::Terminal::Console,
             },
         }

@@ -3,26 +3,36 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use devices::event_loop::EventLoop;
 use devices::testing::Driver;
-use devices::virtio::net::{Filter, FrameRate, Net, NetSpec};
+use devices::virtio::net::{Backend, Filter, FrameRate, Net, NetSpec};
 use devices_fuzz::{Act, perform};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: (bool, Vec<u8>, Vec<Act>)| {
-    let (filtered, frame, acts) = input;
-    let (tap, host) = UnixDatagram::pair().expect("descriptors are left");
+fuzz_target!(|input: (bool, bool, Vec<u8>, Vec<Act>)| {
+    let (filtered, is_stream, frame, acts) = input;
+    let (tap, host) = if is_stream {
+        let (ours, theirs) = UnixStream::pair().expect("descriptors are left");
+        (OwnedFd::from(ours), OwnedFd::from(theirs))
+    } else {
+        let (ours, theirs) = UnixDatagram::pair().expect("descriptors are left");
+        (OwnedFd::from(ours), OwnedFd::from(theirs))
+    };
+    // Of the calls that matter here a datagram socket's are those of a stream's.
+    let host = UnixDatagram::from(host);
+    let tap = UnixDatagram::from(tap);
     tap.set_nonblocking(true).expect("it is open");
     host.set_nonblocking(true).expect("it is open");
     let sources = filtered.then(|| vec!["10.0.0.1".parse().expect("it is an address")]);
     let filter = Filter { sources, metadata: false };
     let tap = File::from(OwnedFd::from(tap));
+    let backend = if is_stream { Backend::Stream(tap) } else { Backend::Tap { tap, uso: true } };
     let event_loop = EventLoop::unthreaded().expect("descriptors are left");
     let (sent, received) = (FrameRate::default(), FrameRate::default());
     let mac = [2, 0, 0, 0, 0, 1];
-    let spec = NetSpec { tap, mac, mtu: 1500, filter, sent, received };
+    let spec = NetSpec { backend, mac, mtu: 1500, filter, sent, received };
     let net = Net::new(spec, event_loop.clone());
     let mut driver = Driver::new(Box::new(net));
     driver.start(u64::MAX, 16);

@@ -92,19 +92,24 @@ impl ConsoleLog {
         if bytes == 0 || self.ended {
             return;
         }
-        if bytes > self.left {
+        let mark = match self.dropped {
+            0 => String::new(),
+            dropped => format!("[console: {dropped} bytes were dropped]\n"),
+        };
+        // The guest chooses how many marks there are: they count as its own words do.
+        let cost = bytes.saturating_add(u64::try_from(mark.len()).unwrap_or(u64::MAX));
+        if cost > self.left {
             self.ended = true;
             self.send(b"\n[console: the limit is reached, nothing more is written]\n");
             return;
         }
-        if self.bucket.take(bytes, Instant::now()).is_err() || !self.is_writable() {
+        if self.bucket.take(cost, Instant::now()).is_err() || !self.is_writable() {
             self.dropped = self.dropped.saturating_add(bytes);
             return;
         }
-        self.left = self.left.saturating_sub(bytes);
+        self.left = self.left.saturating_sub(cost);
         self.written.fetch_add(bytes, Ordering::Relaxed);
-        if self.dropped > 0 {
-            let mark = format!("[console: {} bytes were dropped]\n", self.dropped);
+        if !mark.is_empty() {
             self.dropped = 0;
             self.send(mark.as_bytes());
         }
@@ -188,6 +193,18 @@ mod tests {
         std::thread::sleep(std::time::Duration::from_millis(150));
         log.write_all(b"d\n").unwrap();
         assert_eq!(text(log, reader), "a\n[console: 6 bytes were dropped]\nd\n");
+    }
+
+    #[test]
+    fn marks_count_against_the_limit() {
+        let rate = Rate { per_second: u64::MAX, burst: u64::MAX };
+        let (mut log, reader) = log(ConsoleLimits { max_bytes: 1000, rate });
+        for _ in 0..1000 {
+            log.dropped = 5;
+            log.write_all(b"a\n").unwrap();
+        }
+        let text = text(log, reader);
+        assert!(text.len() < 1100 && text.contains("5 bytes were dropped"), "{text}");
     }
 
     #[test]

@@ -20,12 +20,15 @@ const KVM_RUN: u32 = 0xae80;
 const KVM_KVMCLOCK_CTRL: u32 = 0xaead;
 const KVM_GET_REGS: u32 = 0x8090_ae81;
 const KVM_SET_REGS: u32 = 0x4090_ae82;
+// linux/if_tun.h.
+const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 
 /// Memory, but none that could be executed: all code was mapped when the program was loaded.
 const NOT_EXECUTABLE: Arguments =
     Arguments::When(|| Ok(vec![masked(2, u64::from(libc::PROT_EXEC.cast_unsigned()), 0)?]));
-const VIRTUAL_CPU: Arguments =
-    Arguments::When(|| any_of(1, &[KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_GET_REGS, KVM_SET_REGS]));
+const VIRTUAL_CPU: Arguments = Arguments::When(|| {
+    any_of(1, &[KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_GET_REGS, KVM_SET_REGS, TUNSETOFFLOAD])
+});
 /// Pids do not change while the process lives.
 const THIS_PROCESS: Arguments = Arguments::When(|| any_of(0, &[std::process::id()]));
 /// Copies, flags and locks; not who is sent a signal by whom.
@@ -69,7 +72,11 @@ const EVERY_THREAD: &[Call] = &[
 
 /// A virtual CPU: running it, and the guest's accesses to registers.
 const VCPU: &[Call] = &[
-    only(libc::SYS_ioctl, VIRTUAL_CPU, "running it; the registers of the entry stub; its clock"),
+    only(
+        libc::SYS_ioctl,
+        VIRTUAL_CPU,
+        "running it; the registers of the entry stub; its clock; a tap, told what the driver takes",
+    ),
     call(libc::SYS_poll, "whether the console log takes a line"),
     call(libc::SYS_epoll_ctl, "a device whose driver is ready: what its thread waits for"),
     call(libc::SYS_timerfd_create, "a device with a rate, whose driver is ready"),

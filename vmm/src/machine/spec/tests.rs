@@ -171,7 +171,7 @@ fn a_network_needs_an_address_and_room_for_packets() {
     let with = |mac: [u8; 6], mtu| {
         let mut config = good();
         config.nets = vec![NetConfig {
-            tap: FdSlot(6),
+            backend: NetBackend::Stream(FdSlot(6)),
             mac,
             mtu,
             sources: None,

@@ -80,6 +80,9 @@ impl Filter {
 
     fn allows_ipv6(&self, mac: [u8; 6], packet: &[u8]) -> bool {
         let Some(source) = bytes::<16>(packet, 8).map(Ipv6Addr::from) else { return false };
+        if bytes(packet, 24).map(Ipv6Addr::from).is_none_or(|target| target.is_loopback()) {
+            return false;
+        }
         let is_own = |address: Ipv6Addr| self.owns(address.into()) || address == link_local(mac);
         // Unspecified: a guest looks whether its address is taken.
         if !is_own(source) && !source.is_unspecified() {
@@ -103,8 +106,9 @@ impl Filter {
         self.sources.as_ref().is_none_or(|sources| sources.contains(&address))
     }
 
+    /// Nothing on a link has a loopback address: whoever took it for the own one would be fooled.
     fn may_reach(&self, target: Ipv4Addr) -> bool {
-        self.metadata || target != METADATA
+        !target.is_loopback() && (self.metadata || target != METADATA)
     }
 }
 
@@ -267,6 +271,22 @@ mod tests {
         assert!(frames.iter().all(|frame| !filter.allows(MAC, frame)));
         filter.metadata = true;
         assert!(frames.iter().all(|frame| filter.allows(MAC, frame)));
+    }
+
+    #[test]
+    fn loopback_addresses_are_on_no_link() {
+        let mut all = Filter { sources: None, metadata: true };
+        let loopback = Ipv4Addr::new(127, 0, 0, 11);
+        let mut six = ipv6_frame("fd00::2");
+        six.truncate(ETHERNET_HEADER + 24);
+        assert!(!all.allows(MAC, &six));
+        six.extend(Ipv6Addr::LOCALHOST.octets());
+        for _ in 0..2 {
+            assert!(!all.allows(MAC, &ipv4_frame(MAC, OWN, loopback)));
+            assert!(!all.allows(MAC, &arp_frame(MAC, OWN, loopback)));
+            assert!(!all.allows(MAC, &six));
+            all = filter();
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! The network device (VIRTIO 1.2 §5.1) over a tap of the host.
+//! The network device (VIRTIO 1.2 §5.1) over a tap of the host, or over the stream of a program that is
+//! the network.
 //!
 //! ```text
-//!  driver ── transmit queue ──> filter ──> tap     the guest's frames
-//!  driver <── receive queue ──────────── tap       frames for the guest
+//!  driver ── transmit queue ──> filter ──> tap or stream     the guest's frames
+//!  driver <── receive queue ──────────────── tap or stream   frames for the guest
 //! ```
 //!
 //! Each frame passes through memory of the device: the filter must see what is sent, and the guest
@@ -10,12 +11,14 @@
 //! is that of the tap; segmentation and checksums are left to the host and to the guest where both
 //! can do that.
 
+mod backend;
 mod device;
 mod filter;
 mod state;
 mod worker;
 
-pub use device::{FrameRate, Net, NetSpec};
+pub use backend::Backend;
+pub use device::{FrameRate, Net, NetHandle, NetSpec};
 pub use filter::Filter;
 pub use state::NetState;
 
@@ -58,6 +61,14 @@ mod feature {
     pub(super) const HOST_TSO6: u64 = 1 << 12;
     /// A frame for the guest may lie in several buffers.
     pub(super) const MRG_RXBUF: u64 = 1 << 15;
+    /// The device says whether its link is up.
+    pub(super) const STATUS: u64 = 1 << 16;
+    /// The driver takes UDP segments larger than a packet, over IPv4.
+    pub(super) const GUEST_USO4: u64 = 1 << 54;
+    /// The same over IPv6.
+    pub(super) const GUEST_USO6: u64 = 1 << 55;
+    /// The device takes UDP segments larger than a packet.
+    pub(super) const HOST_USO: u64 = 1 << 56;
 }
 
 #[cfg(test)]

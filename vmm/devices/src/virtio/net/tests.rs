@@ -1,7 +1,8 @@
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -29,7 +30,8 @@ fn start_limited(
     host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let tap = File::from(OwnedFd::from(tap));
     let (sent, received) = limits;
-    let spec = NetSpec { tap, mac: MAC, mtu: 1400, filter, sent, received };
+    let backend = Backend::Tap { tap, uso: true };
+    let spec = NetSpec { backend, mac: MAC, mtu: 1400, filter, sent, received };
     let event_loop = EventLoop::new("net-test", None).unwrap();
     let mut driver = Driver::new(Box::new(Net::new(spec, event_loop)));
     driver.start(features, 64);
@@ -212,4 +214,44 @@ fn both_directions_keep_to_their_rate() {
         driver.wait_used(0);
     }
     assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_stream_carries_frames_behind_their_length_and_its_end_is_the_links() {
+    let (ours, mut host) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let backend = Backend::Stream(File::from(OwnedFd::from(ours)));
+    let (sent, received) = Default::default();
+    let filter = Filter::default();
+    let spec = NetSpec { backend, mac: MAC, mtu: 1400, filter, sent, received };
+    let event_loop = EventLoop::new("net-test", None).unwrap();
+    let mut driver = Driver::new(Box::new(Net::new(spec, event_loop)));
+    driver.start(u64::MAX, 64);
+    let is_up = |driver: &Driver| driver.read(0x104) >> 16 & 1 == 1;
+    assert!(is_up(&driver));
+
+    for size in [60, 20_000] {
+        let whole = frame(MAC, size);
+        driver.request(1, &[&whole], &[]);
+        let mut got = vec![0; 4 + size];
+        host.read_exact(&mut got).unwrap();
+        assert_eq!(got[..4], u32::try_from(size).unwrap().to_be_bytes());
+        assert!(got[4..] == whole[HEADER_SIZE..]);
+        // It comes back, in two parts.
+        let buffers = offer(&mut driver, 1, 30_000);
+        host.write_all(&got[..7]).unwrap();
+        host.write_all(&got[7..]).unwrap();
+        let (_, written) = driver.wait_used(0);
+        let mut expected = whole;
+        expected[10] = 1;
+        assert!(driver.bytes(buffers[0], length(written)) == expected);
+    }
+    drop(host);
+    let until = Instant::now() + Duration::from_secs(30);
+    while is_up(&driver) {
+        assert!(Instant::now() < until, "the link is still up");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(driver.faults.lines().is_empty());
 }

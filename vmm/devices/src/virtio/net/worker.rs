@@ -1,11 +1,12 @@
 //! The worker side: frames in both directions, one after the other.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::sync::Arc;
 
 use vmm_sys_util::epoll::EventSet;
 
+use super::backend::{Link, Offloads};
+use super::device::Shared;
 use super::filter::Filter;
 use super::{ETHERNET_HEADER, HEADER_SIZE, MAX_FRAME};
 use crate::event_loop::{Watch, Worker};
@@ -27,7 +28,7 @@ const NEEDS_CSUM: u8 = 1;
 
 const RECEIVE: u32 = 0;
 const TRANSMIT: u32 = 1;
-const TAP: u32 = 2;
+const LINK: u32 = 2;
 const SEND_AGAIN: u32 = 3;
 const RECEIVE_AGAIN: u32 = 4;
 
@@ -36,10 +37,8 @@ const RECEIVE_AGAIN: u32 = 4;
 pub(super) struct Accepted {
     /// A frame in several buffers.
     pub(super) merged: bool,
-    /// A frame without a checksum.
-    pub(super) unfinished: bool,
-    /// A frame that is larger than a packet.
-    pub(super) segments: bool,
+    /// What the driver makes itself.
+    pub(super) offloads: Offloads,
 }
 
 /// What the host allows.
@@ -54,10 +53,11 @@ pub(super) struct NetWorker {
     receive: Virtqueue,
     transmit: Virtqueue,
     memory: Arc<GuestRam>,
-    tap: Arc<File>,
+    link: Link,
+    shared: Arc<Shared>,
     rules: Rules,
     accepted: Accepted,
-    /// A frame of the tap with its header.
+    /// A frame of the network with its header.
     incoming: Vec<u8>,
     /// Bytes of it that wait for buffers of the driver; 0 if there is none.
     waiting: usize,
@@ -69,20 +69,31 @@ impl NetWorker {
     pub(super) fn new(
         (receive, transmit): (Virtqueue, Virtqueue),
         memory: Arc<GuestRam>,
-        tap: Arc<File>,
+        (link, shared): (Link, Arc<Shared>),
         rules: Rules,
         accepted: Accepted,
     ) -> Self {
-        let buffer = || vec![0; HEADER_SIZE + MAX_FRAME];
-        let (incoming, outgoing) = (buffer(), Vec::new());
-        Self { receive, transmit, memory, tap, rules, accepted, incoming, waiting: 0, outgoing }
+        let (incoming, outgoing, waiting) = (vec![0; HEADER_SIZE + MAX_FRAME], Vec::new(), 0);
+        Self {
+            receive,
+            transmit,
+            memory,
+            link,
+            shared,
+            rules,
+            accepted,
+            incoming,
+            waiting,
+            outgoing,
+        }
     }
 
-    pub(super) fn into_queues(self) -> [Virtqueue; 2] {
-        [self.receive, self.transmit]
+    /// What it was made of. A frame that waits for buffers is lost.
+    pub(super) fn into_parts(self) -> ([Virtqueue; 2], Link) {
+        ([self.receive, self.transmit], self.link)
     }
 
-    /// Takes frames from the tap for as long as the driver has buffers.
+    /// Takes frames from the network for as long as the driver has buffers.
     fn serve_receive(&mut self) -> Result<(), QueueFailed> {
         for _ in 0..BUDGET {
             match may_go_on(&mut self.rules.received) {
@@ -91,12 +102,16 @@ impl NetWorker {
                 Err(_) => break,
             }
             if self.waiting == 0 {
-                match (&*self.tap).read(&mut self.incoming) {
+                match self.link.receive(&mut self.incoming) {
                     Ok(count) if self.takes(count) => self.waiting = count,
                     Ok(_) => continue,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    // Nothing is there; or the interface is down or gone, and the network with it.
-                    Err(_) => return self.receive.notify(&self.memory),
+                    Err(error) => {
+                        if error.kind() != io::ErrorKind::WouldBlock {
+                            // The interface is gone, or the program, and the network with it.
+                            self.shared.set_down();
+                        }
+                        return self.receive.notify(&self.memory);
+                    }
                 }
             }
             if !self.deliver()? {
@@ -116,8 +131,8 @@ impl NetWorker {
         let header = self.incoming.get(..count).and_then(|frame| frame.first_chunk::<2>());
         let Some([flags, segments]) = header else { return false };
         count >= HEADER_SIZE + ETHERNET_HEADER
-            && (self.accepted.unfinished || flags & NEEDS_CSUM == 0)
-            && (self.accepted.segments || *segments == 0)
+            && (self.accepted.offloads.csum || flags & NEEDS_CSUM == 0)
+            && self.accepted.offloads.takes(*segments)
     }
 
     /// Gives the frame that waits to the driver; `false` if there are not enough buffers yet.
@@ -158,7 +173,7 @@ impl NetWorker {
         Ok(true)
     }
 
-    /// Sends what the guest has for the tap.
+    /// Sends what the guest has for the network.
     fn serve_transmit(&mut self) -> Result<(), QueueFailed> {
         for _ in 0..BUDGET {
             match may_go_on(&mut self.rules.sent) {
@@ -175,14 +190,14 @@ impl NetWorker {
                     .get(HEADER_SIZE..)
                     .is_some_and(|frame| self.rules.filter.allows(self.rules.mac, frame))
             {
-                match (&*self.tap).write(&self.outgoing) {
+                match self.link.send(&mut self.outgoing) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        // The tap says when it takes more.
+                        // The network says when it takes more.
                         self.transmit.unpop(1);
                         return self.transmit.notify(&self.memory);
                     }
                     // A frame that the host refuses is lost, as on any network.
-                    Ok(_) | Err(_) => pay(&mut self.rules.sent, &self.outgoing),
+                    Ok(()) | Err(_) => pay(&mut self.rules.sent, &self.outgoing),
                 }
             }
             self.transmit.push(&self.memory, chain.head(), 0)?;
@@ -243,19 +258,22 @@ impl Worker for NetWorker {
         watch.add(self.receive.kick(), RECEIVE, kick)?;
         watch.add(self.transmit.kick(), TRANSMIT, kick)?;
         let both = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
-        watch.add(&*self.tap, TAP, both)
+        watch.add(self.link.file(), LINK, both)
     }
 
     fn ready(&mut self, token: u32, events: EventSet, _watch: &mut Watch<'_>) {
         // A failure has been reported and latched.
         if matches!(token, RECEIVE | RECEIVE_AGAIN)
-            || (token == TAP && events.contains(EventSet::IN))
+            || (token == LINK
+                && events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR))
         {
             let _ = self.serve_receive();
         }
         if matches!(token, TRANSMIT | SEND_AGAIN)
-            || (token == TAP && events.contains(EventSet::OUT))
+            || (token == LINK && events.contains(EventSet::OUT))
         {
+            // What is left of a frame goes first; it waits for the network if it has to.
+            let _ = self.link.flush();
             let _ = self.serve_transmit();
         }
     }

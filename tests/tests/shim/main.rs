@@ -1,5 +1,7 @@
 //! containerd with its runtime `io.containerd.ringfence.v2`: the shim, its tasks, pods and ends.
 
+mod crash;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -56,11 +58,15 @@ impl Containerd {
     }
 
     fn restart(&mut self) {
+        self.kill();
+        self.daemon = Some(start());
+    }
+
+    fn kill(&mut self) {
         if let Some(daemon) = self.daemon.take() {
             daemon.signal(Signal::KILL);
             let _ = daemon.finish();
         }
-        self.daemon = Some(start());
     }
 
     /// `ctr run` with a script, in the foreground.
