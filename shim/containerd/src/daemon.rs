@@ -22,6 +22,8 @@ const TASK_V3: &str = "containerd.task.v3.Task";
 const TASK_V2: &str = "containerd.task.v2.Task";
 /// containerd's socket for events.
 const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
+/// How long the answer to the call that ends the shim may take to be sent.
+const LAST_ANSWER: Duration = Duration::from_millis(250);
 /// How long the last events and answers may take.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
@@ -96,16 +98,19 @@ async fn serve_pod(
         Server::new().add_listener(Listener::from(listener)).register_service(services);
     server.start().await.map_err(ShimError::Service)?;
     over.notified().await;
+    // Whoever starts a shim of this name from now on gets another one.
+    if let Some(path) = socket.as_ref().and_then(|address| address.as_pathname()) {
+        drop(std::fs::remove_file(path));
+    }
     service.end().await;
-    // The answer to the call that ends it is still to be sent.
+    // The answer to the call that ends it is still to be sent. The server closes connections with what is
+    // under way, and does not say whether anything is.
+    tokio::time::sleep(LAST_ANSWER).await;
     let stopped = tokio::time::timeout(LAST_WORDS, server.shutdown()).await;
     if stopped.is_err() {
         tracing::warn!("connections were still open at the end");
     }
     drop((server, service));
     drop(tokio::time::timeout(LAST_WORDS, publisher).await);
-    if let Some(path) = socket.as_ref().and_then(|address| address.as_pathname()) {
-        drop(std::fs::remove_file(path));
-    }
     Ok(())
 }

@@ -24,13 +24,9 @@ use sandbox::{ErrorKind, Figurehead, SandboxError};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use ttrpc::Code;
 use ttrpc::asynchronous::TtrpcContext;
-
-/// How long the answer to the call that ends the shim may take to be sent.
-const LAST_ANSWER: Duration = Duration::from_millis(250);
 
 /// What is known of containers beside what the pod knows: the requests that made them.
 #[derive(Debug, Default)]
@@ -137,14 +133,9 @@ impl TaskService {
         self.pod.lock().await.clone()
     }
 
-    /// Serves no more when what is asked now is answered. The server closes its connections with what is
-    /// still to be sent, and says of nothing that it was.
+    /// Serves no more when what is asked now is answered.
     pub(crate) fn finish(&self) {
-        let over = Arc::clone(&self.over);
-        drop(tokio::spawn(async move {
-            tokio::time::sleep(LAST_ANSWER).await;
-            over.notify_one();
-        }));
+        self.over.notify_one();
     }
 
     /// Makes the pod of a sandbox, with a container that keeps its namespaces.

@@ -2,5 +2,6 @@
 //! for. What it does does not depend on who asks.
 
 mod disks;
+mod limits;
 mod sandbox;
 mod shim;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use containerd_shim_protos::api::{
     CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, KillRequest, Mount,
-    ShutdownRequest, StartRequest, WaitRequest,
+    ShutdownRequest, StartRequest, UpdateTaskRequest, WaitRequest,
 };
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -111,6 +111,17 @@ impl Shim {
     pub(crate) fn kill(&self, id: &str) {
         let request = KillRequest { id: id.to_owned(), signal: 9, ..KillRequest::default() };
         self.tasks.kill(context(), &request).expect("it can be killed");
+    }
+
+    /// Changes the limits of a container; `resources` is what `linux.resources` is in a config.json.
+    pub(crate) fn update(&self, id: &str, resources: &Value) -> Result<(), String> {
+        let resources = Any { value: resources.to_string().into_bytes(), ..Any::default() };
+        let request = UpdateTaskRequest {
+            id: id.to_owned(),
+            resources: MessageField::some(resources),
+            ..UpdateTaskRequest::default()
+        };
+        self.tasks.update(context(), &request).map(drop).map_err(|error| error.to_string())
     }
 
     /// Waits for the end of a container.

@@ -180,6 +180,7 @@ impl Pod {
                 shares: Mutex::new(shares),
                 drives: Mutex::new(drives),
                 letting_go: tokio::sync::Mutex::new(()),
+                is_alone: role == PodRole::Alone,
                 has_keeper,
                 next_port: AtomicU32::new(FIRST_STREAM_PORT.saturating_add(PORTS)),
                 events,
@@ -502,10 +503,19 @@ fn put_shared_memory(plan: &mut Plan) {
     plan.shares.retain(|share| !moved.contains(&share.name));
 }
 
-/// A pod whose first container is nobody's has nobody who made a `/dev/shm` for it.
+/// A pod whose first container is nobody's has nobody who made a `/dev/shm` for it: its containers have
+/// none, or each a tmpfs of its own.
 fn add_shared_memory(plan: &mut Plan) {
     let mounts = plan.container.mounts_mut();
-    if mounts.iter().any(|mount| mount.destination.trim_end_matches('/') == SHARED_MEMORY) {
+    let is_there =
+        |mount: &&mut MountPlan| mount.destination.trim_end_matches('/') == SHARED_MEMORY;
+    if let Some(known) = mounts.iter_mut().find(is_there) {
+        if let MountSource::FileSystem { kind, data, .. } = &known.source
+            && kind == "tmpfs"
+        {
+            let (name, data) = (SHARED_MEMORY_NAME.to_owned(), data.clone());
+            known.source = MountSource::Memory { name, data };
+        }
         return;
     }
     mounts.push(MountPlan {

@@ -4,6 +4,7 @@ use super::error::PodError;
 use crate::create::Guest;
 use crate::error::{LastWords, SandboxError};
 use crate::host_cgroup::HostCgroup;
+use crate::limits_change::{Change, ChangeError, HostUndo, apply_on_host};
 use crate::network::HostNetwork;
 use crate::process::ProcessRef;
 use crate::store::StateDir;
@@ -23,6 +24,11 @@ enum Ask {
         request: Request,
         descriptors: Vec<OwnedFd>,
         answer: oneshot::Sender<Result<(), PodError>>,
+    },
+    /// The host's part of a change of limits.
+    Limits {
+        change: Change,
+        answer: oneshot::Sender<Result<(Change, HostUndo), ChangeError>>,
     },
     Stop,
 }
@@ -88,6 +94,28 @@ impl Machine {
         }
     }
 
+    /// Does the host's part of a change of limits; gives the change back, with what undoes it.
+    ///
+    /// # Errors
+    /// [`PodError`]; then nothing is changed. `container` is whose limits they are.
+    pub(super) async fn limit(
+        &self,
+        container: &str,
+        change: Change,
+    ) -> Result<(Change, HostUndo), PodError> {
+        let (answer, answered) = oneshot::channel();
+        if self.asks.send(Ask::Limits { change, answer }).await.is_err() {
+            return Err(self.gone().await);
+        }
+        match answered.await {
+            Ok(done) => done.map_err(|error| PodError::Limit {
+                id: container.to_owned(),
+                problem: crate::text::chain(&error),
+            }),
+            Err(_) => Err(self.gone().await),
+        }
+    }
+
     /// Why it is not there any more.
     async fn gone(&self) -> PodError {
         PodError::MachineEnded { reason: self.ended().await }
@@ -142,6 +170,14 @@ impl Owned {
                         if let Some(ended) = ended {
                             reason = ended;
                             break;
+                        }
+                    }
+                    Some(Ask::Limits { change, answer }) => {
+                        let reference = self.vm.reference();
+                        let done = apply_on_host(&change, self.cgroup.as_ref(), reference);
+                        // Who has given up asking hears of nothing, and undoes it.
+                        if let Err(Ok((_, undo))) = answer.send(done.map(|undo| (change, undo))) {
+                            undo.run();
                         }
                     }
                     Some(Ask::Stop) | None => break,

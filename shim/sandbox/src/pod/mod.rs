@@ -56,6 +56,8 @@ struct Inner {
     drives: Mutex<Drives>,
     /// Held while the guest lets go of disks, so that the machine does not end meanwhile.
     letting_go: tokio::sync::Mutex<()>,
+    /// The only container's limits are the machine's.
+    is_alone: bool,
     /// The first container has no root and runs nothing.
     has_keeper: bool,
     next_port: AtomicU32,

@@ -8,7 +8,7 @@ use super::table::{MemberDisk, PodEvent, PodExit, PodProcess, PodStatus, Process
 use crate::caller_limits;
 use crate::error_kind::ErrorKind;
 use crate::hooks::{self, ContainerState};
-use crate::limits_change::{self, ChangeError};
+use crate::limits_change::{self, Change, ChangeError};
 use crate::run::run_after_stop;
 use crate::spec::{HostLimit, ProcessFile, ResourceUpdate};
 use crate::streams::Sockets;
@@ -304,30 +304,47 @@ impl Pod {
         }
     }
 
-    /// Changes the limits of a container in the guest, all or none; `document` is what `linux.resources`
-    /// is in a config.json.
+    /// Changes the limits of a container, all or none; `document` is what `linux.resources` is in a
+    /// config.json. Those of a container of a pod are changed in the guest only: what the host has is the
+    /// whole pod's.
     ///
     /// # Errors
     /// [`PodError`].
     pub async fn update(&self, container: &str, document: &Value) -> Result<(), PodError> {
         let update = ResourceUpdate::from_value(document)?;
-        check_host_limits(container, &update.host)?;
+        let is_alone = self.inner.is_alone;
+        if !is_alone {
+            check_host_limits(container, &update.host)?;
+        }
         let limit = |problem| PodError::Limit { id: container.to_owned(), problem };
         let change = {
             let mut table = self.inner.table();
             limits_change::plan(update, self.inner.size, &table.member(container)?.settings)
         };
         let change = change.map_err(|error| limit(crate::text::chain(&error)))?;
-        if change.cpus.is_some() {
-            tracing::warn!("{container}: cpu.cpus is the whole machine's, and stays as it is");
+        if !is_alone {
+            if change.cpus.is_some() {
+                tracing::warn!("{container}: cpu.cpus is the whole machine's, and stays as it is");
+            }
+            return self.update_in_guest(container, &change).await;
         }
+        let (change, undo) = self.inner.machine.limit(container, change).await?;
+        let done = self.update_in_guest(container, &change).await;
+        if done.is_err() {
+            undo.run();
+        }
+        done
+    }
+
+    async fn update_in_guest(&self, container: &str, change: &Change) -> Result<(), PodError> {
+        let limit = |problem| PodError::Limit { id: container.to_owned(), problem };
         if let Some(bytes) = change.most_in_use {
             let usage = self.statistics(container).await?.memory.usage;
             if usage > bytes {
                 return Err(limit(ChangeError::InUse { bytes, usage }.to_string()));
             }
         }
-        let settings = change.guest;
+        let settings = change.guest.clone();
         if settings.is_empty() {
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! Programs for the kernel, from lists of calls.
 
+use super::tree::{self, Answer};
 use libc::c_long;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
@@ -30,21 +31,32 @@ pub(super) enum Arguments {
 
 /// Allows `calls`, and ends the process at any other.
 pub(super) fn allow<'a>(calls: impl Iterator<Item = &'a Call>) -> Result<BpfProgram, BackendError> {
-    let rules = calls
-        .map(|call| match call.arguments {
-            Arguments::Any => Ok((call.number, Vec::new())),
-            Arguments::When(rules) => Ok((call.number, rules()?)),
-        })
-        .collect::<Result<_, BackendError>>()?;
-    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture())?
-        .try_into()
+    let mut answers = BTreeMap::new();
+    let mut rules = BTreeMap::new();
+    for call in calls {
+        let answer = match call.arguments {
+            Arguments::Any => Answer::Allow,
+            Arguments::When(rule) => {
+                rules.insert(call.number, rule()?);
+                Answer::Look
+            }
+        };
+        answers.insert(number(call.number)?, answer);
+    }
+    let (no, yes) = (SeccompAction::KillProcess, SeccompAction::Allow);
+    let look = SeccompFilter::new(rules, no, yes, TargetArch::x86_64)?.try_into()?;
+    tree::program(Answer::Kill, &answers, look)
 }
 
 /// Ends the process at any of these calls, and allows all others.
 pub(super) fn forbid(calls: &[c_long]) -> Result<BpfProgram, BackendError> {
-    let rules: BTreeMap<_, _> = calls.iter().map(|call| (*call, Vec::new())).collect();
-    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, architecture())?
-        .try_into()
+    let answers = calls.iter().map(|call| Ok((number(*call)?, Answer::Kill)));
+    let answers = answers.collect::<Result<BTreeMap<_, _>, BackendError>>()?;
+    tree::program(Answer::Allow, &answers, Vec::new())
+}
+
+fn number(call: c_long) -> Result<u32, BackendError> {
+    u32::try_from(call).map_err(|_| BackendError::InvalidArgumentNumber)
 }
 
 pub(super) fn any_of(argument: u8, values: &[u32]) -> Result<Vec<SeccompRule>, BackendError> {
@@ -59,8 +71,4 @@ pub(super) fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompRule,
         SeccompCmpOp::MaskedEq(mask),
         value,
     )?])
-}
-
-const fn architecture() -> TargetArch {
-    TargetArch::x86_64
 }

@@ -7,6 +7,9 @@
 mod calls;
 mod filter;
 mod kind;
+#[cfg(test)]
+mod run;
+mod tree;
 
 pub use kind::Kind;
 
@@ -158,8 +161,46 @@ mod tests {
     fn all_filters_compile() {
         let filters = Filters::compile().unwrap();
         for (kind, filter) in &filters.by_kind {
-            // BPF_MAXINSNS (linux/bpf_common.h).
-            assert!(filter.len() < 4096, "{kind:?}");
+            assert!(filter.len() < tree::MOST_INSTRUCTIONS, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_filter_answers_as_its_list_says_and_soon() {
+        let filters = Filters::compile().unwrap();
+        let pid = u64::from(std::process::id());
+        // Those of the x32 table as well, and none at all.
+        let numbers = || (0..1000).chain(0x4000_0000..0x4000_0400).chain([u32::MAX]);
+        for (kind, filter) in &filters.by_kind {
+            for number in numbers() {
+                let call = kind.calls().find(|call| call.number == i64::from(number));
+                let (allowed, steps) = run::run(filter, number, [0; 6]);
+                match call.map(|call| &call.arguments) {
+                    None => assert!(!allowed, "{kind:?} may make call {number}"),
+                    Some(filter::Arguments::Any) => assert!(allowed, "{kind:?}, call {number}"),
+                    Some(filter::Arguments::When(_)) => continue,
+                }
+                assert!(steps < 20, "{kind:?}, call {number}: {steps} steps");
+            }
+            let may = |number: i64, arguments| {
+                run::run(filter, u32::try_from(number).unwrap(), arguments).0
+            };
+            let protection = |bits: i32| [0, 0, u64::from(bits.cast_unsigned()), 0, 0, 0];
+            for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+                assert!(may(call, protection(libc::PROT_READ | libc::PROT_WRITE)), "{kind:?}");
+                assert!(!may(call, protection(libc::PROT_READ | libc::PROT_EXEC)), "{kind:?}");
+            }
+            assert!(may(libc::SYS_tgkill, [pid, 1, 9, 0, 0, 0]), "{kind:?}");
+            assert!(!may(libc::SYS_tgkill, [pid + 1, 1, 9, 0, 0, 0]), "{kind:?}");
+            // KVM_RUN, and TIOCSTI, which puts words into a terminal.
+            assert_eq!(may(libc::SYS_ioctl, [9, 0xae80, 0, 0, 0, 0]), *kind == Kind::Vcpu);
+            assert!(!may(libc::SYS_ioctl, [0, 0x5412, 0, 0, 0, 0]), "{kind:?}");
+            // F_SETOWN: whom a descriptor sends signals to.
+            assert!(!may(libc::SYS_fcntl, [9, 8, 1, 0, 0, 0]), "{kind:?}");
+        }
+        for number in numbers() {
+            let (allowed, _) = run::run(&filters.never, number, [0; 6]);
+            assert_eq!(allowed, !calls::NEVER.contains(&i64::from(number)), "call {number}");
         }
     }
 
