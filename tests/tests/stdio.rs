@@ -4,7 +4,8 @@ use std::io::Read;
 use std::time::Duration;
 
 use integration_tests::command::open_for_writing;
-use integration_tests::{Bundle, Lab, Output, Root, Runtime, tree};
+use integration_tests::detached::reap_strays;
+use integration_tests::{Bundle, Invocation, Lab, Output, Root, Runtime, tree};
 
 const BURST: usize = 8 * 1024 * 1024;
 
@@ -158,4 +159,22 @@ fn a_file_is_appended_to_and_read_as_with_crun() {
     let bundle = shared(&lab).args(&["cat"]);
     let outcome = lab.ringfence(&bundle).stdin_from(Output::Descriptor(input.into())).run();
     assert_eq!(outcome.out(), "before\nx\n");
+}
+
+#[test]
+fn a_reader_sees_the_end_when_a_detached_program_closes_its_output() {
+    let lab = Lab::enter();
+    let script = "echo said; exec >&- 2>&-; exec sleep 1000";
+    let bundle = lab.bundle(Root::Shared("busybox")).script(script);
+    for runtime in [Runtime::Ringfence, Runtime::Crun] {
+        let id = lab.new_id_of(runtime);
+        let run = Invocation::new(runtime.program()).args(&["run", "--detach", "--bundle"]);
+        // It is read to its end, which comes while the container runs.
+        let outcome = run.arg(bundle.write()).arg(&id).stdin("").run();
+        assert_eq!(outcome.expect_code(0).out(), "said\n", "{runtime:?}");
+        let state = Invocation::new(runtime.program()).args(&["state", &id]).run();
+        assert!(state.expect_code(0).out().contains("\"running\""), "{state}");
+        Invocation::new(runtime.program()).args(&["delete", "--force", &id]).run().expect_code(0);
+        reap_strays();
+    }
 }

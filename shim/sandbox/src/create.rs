@@ -160,6 +160,8 @@ pub(crate) fn prepare(
     if let Some(root) = read_only_root(&shares) {
         let files = single_files(&shares);
         mount_points::make(&root.descriptor, plan.container.mounts(), &files);
+        let cwd = plan.container.cwd();
+        mount_points::make_directory(&root.descriptor, plan.container.mounts(), cwd);
     }
     let console = state.console()?;
     let cgroup = enter_cgroup(&mut state, &plan)?;

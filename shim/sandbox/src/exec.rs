@@ -162,7 +162,7 @@ impl ProcessClient {
             Some(HostTerminal::Caller(_)) => RawMode::enter().map_err(SandboxError::RawMode)?,
             Some(HostTerminal::Console(_)) | None => None,
         };
-        let relays = streams.start()?;
+        let relays = streams.start(self.is_detached)?;
         if let Some(pid_file) = &options.pid_file {
             write_pid_file(pid_file)?;
         }

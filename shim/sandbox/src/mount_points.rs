@@ -1,4 +1,4 @@
-//! Mount points in a read-only root, made on the host.
+//! Mount points in a read-only root, and the working directory, made on the host.
 //!
 //! A root with `root.readonly` is a share that the guest cannot change, whatever its kernel does.
 //! runc and crun make missing mount points before they remount such a root read-only; here the
@@ -28,6 +28,17 @@ pub(crate) fn make(root: impl AsFd, mounts: &[MountPlan], files: &[String]) {
         if let Err(errno) = make_one(root.as_fd(), destination, is_file) {
             tracing::debug!("the mount point {destination:?} cannot be made on the host: {errno}");
         }
+    }
+}
+
+/// Makes the working directory, as runc and crun do, unless it lies in a mount.
+pub(crate) fn make_directory(root: impl AsFd, mounts: &[MountPlan], directory: &str) {
+    let path = Path::new(directory);
+    if mounts.iter().any(|mount| path.starts_with(&mount.destination)) {
+        return;
+    }
+    if let Err(errno) = make_one(root.as_fd(), path, false) {
+        tracing::debug!("the working directory {path:?} cannot be made on the host: {errno}");
     }
 }
 
@@ -125,6 +136,11 @@ mod tests {
         assert!(!root.join("dev/shm").exists());
         assert!(root.join("etc/a/hosts").is_file());
         assert!(root.join("data/x").is_dir());
+        let directory =
+            rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        make_directory(&directory, &mounts, "/work/there");
+        make_directory(&directory, &mounts, "/dev/below");
+        assert!(root.join("work/there").is_dir() && !root.join("dev/below").exists());
     }
 
     #[test]

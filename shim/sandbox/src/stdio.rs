@@ -13,7 +13,7 @@
 use crate::console::Console;
 use crate::streams::Wanted;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FileType, fstat, major, minor};
+use rustix::fs::{FileType, Mode, OFlags, fstat, major, minor};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 use std::io;
@@ -175,12 +175,13 @@ impl Streams {
         Ok(streams)
     }
 
-    /// Starts the threads.
-    pub(crate) fn start(self) -> Result<Relays, StdioError> {
+    /// Starts the threads. Of a `detached` container nobody else holds the caller's streams: each is let go
+    /// of as soon as the program has closed it, so that its reader sees the end then.
+    pub(crate) fn start(self, detached: bool) -> Result<Relays, StdioError> {
         let mut outputs = Vec::new();
         for (sink, socket) in self.outputs {
             let stream = sink.name();
-            outputs.push(start_output(sink, socket).map_err(connect(stream))?);
+            outputs.push(start_output(sink, socket, detached).map_err(connect(stream))?);
         }
         if let Some((source, socket)) = self.input {
             let stream = source.name();
@@ -312,7 +313,7 @@ impl Output {
     }
 }
 
-fn start_output(sink: HostEnd, socket: OwnedFd) -> io::Result<Output> {
+fn start_output(sink: HostEnd, socket: OwnedFd, detached: bool) -> io::Result<Output> {
     let (sender, end) = oneshot::channel();
     let progress = Arc::new(Progress::default());
     let shared = Arc::clone(&progress);
@@ -328,10 +329,24 @@ fn start_output(sink: HostEnd, socket: OwnedFd) -> io::Result<Output> {
         // The guest must learn that nobody reads any more: its process gets SIGPIPE, or SIGHUP.
         let _ = shutdown(&socket, Shutdown::Both);
         drop(socket);
+        if detached {
+            let_go(&sink);
+        }
         // Nobody waits for a stream whose machine has died.
         drop(sender.send(result));
     })?;
     Ok(Output { stream, is_console, end, progress })
+}
+
+/// Puts `/dev/null` in the place of a standard stream.
+fn let_go(stream: &HostEnd) {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let Ok(null) = rustix::fs::open("/dev/null", flags, Mode::empty()) else { return };
+    let _ = match stream {
+        HostEnd::Stdout => rustix::stdio::dup2_stdout(null),
+        HostEnd::Stderr => rustix::stdio::dup2_stderr(null),
+        HostEnd::Stdin | HostEnd::Console(_) => Ok(()),
+    };
 }
 
 /// From the guest to the caller, until the guest ends it.

@@ -108,6 +108,18 @@ pub(crate) const PROGRAM: Group = Group {
             &[],
         ),
         edit(
+            "cwd-is-made-in-a-readonly-root",
+            |_, bundle| {
+                let bundle = bundle.script("echo ran; pwd; stat -c '%a %u' /not/there /not");
+                bundle.edit(|config| {
+                    config["process"]["cwd"] = json!("/not/there");
+                    config["root"]["readonly"] = json!(true);
+                    config["process"]["user"] = json!({ "uid": 7, "gid": 8 });
+                })
+            },
+            &[],
+        ),
+        edit(
             "cwd-is-a-link",
             |_, bundle| {
                 std::os::unix::fs::symlink("/var/../tmp/", bundle.root().join("link")).unwrap();

@@ -70,8 +70,9 @@ fn a_shim_that_is_killed_at_any_entry_of_its_journal_leaves_nothing_for_good() {
 #[test]
 fn what_a_shim_and_its_engine_leave_is_found_by_the_collector() {
     let (mut containerd, lab) = Containerd::start();
-    containerd.leave(&[], "lost", "exec sleep 1000");
+    // The first one has made the cgroup that both are in, and goes last.
     containerd.leave(&[], "lives", "exec sleep 1000");
+    containerd.leave(&[], "lost", "exec sleep 1000");
     let shim = pid("lost");
     // Nobody is there to call `delete` for it.
     containerd.kill();

@@ -306,6 +306,8 @@ impl Pod {
         let files = single_files(&shares);
         if let Some(root) = read_only_root(&shares) {
             mount_points::make(&root.descriptor, plan.container.mounts(), &files);
+            let cwd = plan.container.cwd();
+            mount_points::make_directory(&root.descriptor, plan.container.mounts(), cwd);
         }
         let mut sockets =
             Sockets::open(opened.wanted(), self.ports()?).map_err(PodError::Sockets)?;

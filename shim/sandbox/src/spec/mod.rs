@@ -357,6 +357,11 @@ impl Bundle {
 }
 
 impl ContainerSpec {
+    /// Working directory of its first process.
+    pub(crate) fn cwd(&self) -> &str {
+        &self.plan.init.cwd
+    }
+
     /// Whether it has a network of its own, which may be filled by hooks.
     pub(crate) fn has_own_network(&self) -> bool {
         self.plan.namespaces.network

@@ -356,7 +356,7 @@ impl Supervisor {
                 timeline.mark_guest(Moment::Started, started.at_ns);
                 self.set_status(Status::Running)?;
                 if let Some(streams) = self.streams.take() {
-                    self.relays = Some(streams.start()?);
+                    self.relays = Some(streams.start(self.guest.state.is_kept())?);
                 }
                 self.begin_hooks();
                 Ok(())
