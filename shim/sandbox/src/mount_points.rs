@@ -138,9 +138,9 @@ mod tests {
         assert!(root.join("data/x").is_dir());
         let directory =
             rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        make_directory(&directory, &mounts, "/work/there");
+        make_directory(&directory, &mounts, "/of/program");
         make_directory(&directory, &mounts, "/dev/below");
-        assert!(root.join("work/there").is_dir() && !root.join("dev/below").exists());
+        assert!(root.join("of/program").is_dir() && !root.join("dev/below").exists());
     }
 
     #[test]

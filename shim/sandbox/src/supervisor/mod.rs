@@ -355,9 +355,9 @@ impl Supervisor {
             StepDone::Program(Ok(started)) => {
                 timeline.mark_guest(Moment::Started, started.at_ns);
                 self.set_status(Status::Running)?;
-                if let Some(streams) = self.streams.take() {
-                    self.relays = Some(streams.start(self.guest.state.is_kept())?);
-                }
+                let starter = self.start.as_ref().map(|start| &start.starter);
+                let detached = !matches!(starter, Some(Starter::Foreground { .. }));
+                self.relays = self.streams.take().map(|them| them.start(detached)).transpose()?;
                 self.begin_hooks();
                 Ok(())
             }
