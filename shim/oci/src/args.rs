@@ -160,7 +160,8 @@ pub(crate) struct Making {
     /// A network for a bundle without one
     #[arg(long, value_name = "NETWORK", value_enum)]
     pub(crate) net: Option<Net>,
-    /// Lead a port of the host to the container, with --net: [ADDRESS:]PORT:PORT[/udp], the host's first
+    /// Lead a port of the host to the container, with --net: the host's, a colon and the container's, behind
+    /// an address and a colon, if wanted; /udp at the end for UDP
     #[arg(long, value_name = "PORTS", requires = "net")]
     pub(crate) publish: Vec<Forward>,
     /// Accepted and without meaning: the root is changed inside the guest

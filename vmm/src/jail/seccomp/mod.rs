@@ -1,7 +1,7 @@
 //! The system calls of each kind of thread; any other ends the process.
 //!
 //! A filter is inherited by the threads that a thread makes, and never widened. So all threads are made
-//! while only [`calls::NEVER`] is forbidden, before there is anything of the guest's; each takes the
+//! while only `calls::NEVER` is forbidden, before there is anything of the guest's; each takes the
 //! filter of its kind before its first work, and the guest runs when all have it.
 
 mod calls;
