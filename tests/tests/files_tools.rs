@@ -107,7 +107,7 @@ fn install(packages: &[&str], names: &str) {
             LC_ALL=C sort | sha256sum
         find usr/bin usr/include -type f | LC_ALL=C sort | xargs cat | sha256sum
         echo == remove; $apt purge $NAMES >/dev/null
-        $apt autoremove --purge | grep -c '^Purging'; test ! -e /usr/bin/make";
+        $apt autoremove --purge | grep -c '^Removing'; test ! -e /usr/bin/make";
     let run = |share: &Path| {
         let bundle = bundle_on(&lab, "debian", share).bind(&directory, "/repository", &["ro"]);
         std::fs::create_dir(bundle.root().join("repository")).unwrap();
