@@ -167,7 +167,9 @@ fn decode(text: &str) -> Result<String, &'static str> {
             continue;
         }
         let (digits, others) = rest.split_at_checked(2).ok_or(WRONG)?;
-        let digits = str::from_utf8(digits).map_err(|_| WRONG)?;
+        // A sign is none of them, which the number's own reading takes.
+        let digits = str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'));
+        let digits = digits.ok_or(WRONG)?;
         bytes.push(u8::from_str_radix(digits, 16).map_err(|_| WRONG)?);
         rest = others;
     }
@@ -219,7 +221,13 @@ mod tests {
         let (program, arguments) = parse("binary:///usr/bin/log%20it?--to=a+b&-v&x=%3D").unwrap();
         assert_eq!(program, Path::new("/usr/bin/log it"));
         assert_eq!(arguments, ["--to", "a b", "-v", "x", "="]);
-        for wrong in ["binary://relative", "binary:///a%2", "binary:///a%zz", "binary:///a%00"] {
+        for wrong in [
+            "binary://relative",
+            "binary:///a%2",
+            "binary:///a%zz",
+            "binary:///a%+5",
+            "binary:///a%00",
+        ] {
             parse(wrong).unwrap_err();
         }
         let many = format!("binary:///a?{}", "x&".repeat(MAX_ARGUMENTS + 1));
