@@ -1,4 +1,5 @@
-"""The bundle that is measured, and the words that both benchmarks say to the two runtimes."""
+"""The bundle that is measured, how a program is timed, and the words that the
+benchmarks say to the runtimes."""
 
 import json
 import os
@@ -6,6 +7,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 
 MEMORY_MIB = 256
 VCPUS = 1
@@ -27,6 +29,29 @@ def require():
             fail(f"{program} is not on the PATH")
     if not os.path.exists(os.path.join(busybox(), "bin/true")):
         fail(f"there is no busybox root at {busybox()}")
+
+
+def run(arguments):
+    """Runs the program; when it began and ended, in nanoseconds."""
+    program = find(arguments[0])
+    null = os.open(os.devnull, os.O_RDWR)
+    streams = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1, 2)]
+    began = time.monotonic_ns()
+    pid = os.posix_spawn(program, arguments, os.environ, file_actions=streams)
+    _, status = os.waitpid(pid, 0)
+    ended = time.monotonic_ns()
+    os.close(null)
+    if status != 0:
+        fail(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
+    return began, ended
+
+
+def find(program):
+    for directory in os.environ["PATH"].split(":"):
+        path = os.path.join(directory, program)
+        if os.access(path, os.X_OK):
+            return path
+    fail(f"{program} is not on the PATH")
 
 
 def busybox():

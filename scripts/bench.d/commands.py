@@ -13,7 +13,7 @@ import os
 import sys
 import time
 
-from bundle import MEMORY_MIB, VCPUS, Bundle, fail, middle, require, rounded, say
+from bundle import MEMORY_MIB, VCPUS, Bundle, fail, middle, require, rounded, run, say
 
 WARM_UP = 2
 RUNS = 5
@@ -24,15 +24,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 def timed(arguments):
     """Runs the program to its end; the milliseconds that took."""
-    null = os.open(os.devnull, os.O_RDWR)
-    streams = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1, 2)]
-    began = time.monotonic_ns()
-    pid = os.posix_spawnp(arguments[0], arguments, os.environ, file_actions=streams)
-    _, status = os.waitpid(pid, 0)
-    ended = time.monotonic_ns()
-    os.close(null)
-    if status != 0:
-        fail(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
+    began, ended = run(arguments)
     return (ended - began) / 1e6
 
 

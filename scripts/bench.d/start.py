@@ -15,36 +15,14 @@ How it is measured
 import json
 import os
 import sys
-import time
 
-from bundle import MEMORY_MIB, VCPUS, Bundle, crun, fail, middle, require, ringfence, rounded, say
+from bundle import (
+    MEMORY_MIB, VCPUS, Bundle, crun, fail, middle, require, ringfence, rounded, run, say,
+)
 
 WARM_UP = 3
 RUNS = 7
 TRACED = 5
-
-
-def run(arguments):
-    """Runs the program; when it began and ended, in nanoseconds."""
-    program = find(arguments[0])
-    null = os.open(os.devnull, os.O_RDWR)
-    streams = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1, 2)]
-    began = time.monotonic_ns()
-    pid = os.posix_spawn(program, arguments, os.environ, file_actions=streams)
-    _, status = os.waitpid(pid, 0)
-    ended = time.monotonic_ns()
-    os.close(null)
-    if status != 0:
-        fail(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
-    return began, ended
-
-
-def find(program):
-    for directory in os.environ["PATH"].split(":"):
-        path = os.path.join(directory, program)
-        if os.access(path, os.X_OK):
-            return path
-    fail(f"{program} is not on the PATH")
 
 
 # The row of the trace that holds the phases: together they are the whole of ringfence's own time.

@@ -14,9 +14,8 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
-from bundle import MEMORY_MIB, VCPUS, Bundle, fail, middle, require, rounded, say
+from bundle import MEMORY_MIB, VCPUS, Bundle, fail, middle, require, rounded, run, say
 
 WARM_UP = 3
 RUNS = 9
@@ -53,20 +52,12 @@ def vmm(directory, name, option):
     return config
 
 
-def run(config, bundle, name):
+def whole_life(config, bundle, name):
     """Runs it; the milliseconds of its start, and of what followed."""
     trace = os.path.join(bundle, "trace.json")
     machine = ("--memory", str(MEMORY_MIB), "--vcpus", str(VCPUS), "--trace", trace)
     arguments = ["ringfence", "--config", config, "run", "--bundle", bundle, *machine, name]
-    null = os.open(os.devnull, os.O_RDWR)
-    streams = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1)]
-    began = time.monotonic_ns()
-    pid = os.posix_spawnp(arguments[0], arguments, os.environ, file_actions=streams)
-    _, status = os.waitpid(pid, 0)
-    ended = time.monotonic_ns()
-    os.close(null)
-    if status != 0:
-        fail(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
+    began, ended = run(arguments)
     with open(trace) as file:
         events = json.load(file)["traceEvents"]
     # Microseconds with a fraction, of the same clock.
@@ -83,7 +74,7 @@ def measure():
         for number in range(WARM_UP + RUNS):
             say(f"pair {number + 1} of {WARM_UP + RUNS}")
             for name, config in configs.items():
-                took = run(config, bundle, f"bench-{name}-{number}")
+                took = whole_life(config, bundle, f"bench-{name}-{number}")
                 if number >= WARM_UP:
                     times[name].append(took)
     return {name: list(zip(*values)) for name, values in times.items()}
