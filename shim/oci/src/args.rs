@@ -45,13 +45,7 @@ pub(crate) struct Global {
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
     /// What --systemd-cgroup says, in crun's words
-    #[arg(
-        long,
-        hide = true,
-        value_name = "MANAGER",
-        value_enum,
-        conflicts_with = "systemd_cgroup"
-    )]
+    #[arg(long, hide = true, value_name = "MANAGER", value_enum)]
     pub(crate) cgroup_manager: Option<CgroupManager>,
     /// Accepted and without meaning: what a caller without root may not do is found by trying
     #[arg(long, hide = true, value_name = "WHEN", value_parser = ["true", "false", "auto"])]
@@ -579,7 +573,8 @@ mod tests {
 
     #[test]
     fn cruns_options_are_taken() {
-        let line = "--cgroup-manager disabled --rootless auto create -f other.json c1";
+        let line =
+            "--systemd-cgroup --cgroup-manager disabled --rootless auto create -f other.json c1";
         let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         let arguments = parse_words(line).unwrap();
         assert_eq!(arguments.global.cgroup_manager, Some(CgroupManager::Disabled));
