@@ -31,7 +31,7 @@ def require():
         fail(f"there is no busybox root at {busybox()}")
 
 
-def run(arguments):
+def execute(arguments):
     """Runs the program; when it began and ended, in nanoseconds."""
     program = find(arguments[0])
     null = os.open(os.devnull, os.O_RDWR)

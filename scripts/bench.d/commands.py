@@ -13,7 +13,7 @@ import os
 import sys
 import time
 
-from bundle import MEMORY_MIB, VCPUS, Bundle, fail, middle, require, rounded, run, say
+from bundle import MEMORY_MIB, VCPUS, Bundle, execute, fail, middle, require, rounded, say
 
 WARM_UP = 2
 RUNS = 5
@@ -24,7 +24,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 def timed(arguments):
     """Runs the program to its end; the milliseconds that took."""
-    began, ended = run(arguments)
+    began, ended = execute(arguments)
     return (ended - began) / 1e6
 
 
@@ -50,9 +50,9 @@ def life(runtime, bundle, name):
     return found
 
 
-def run(runtime, bundle, name):
+def execute(runtime, bundle, name):
     machine = ("--memory", str(MEMORY_MIB), "--vcpus", str(VCPUS)) if runtime == "ringfence" else ()
-    return {"run": timed([runtime, "run", "--bundle", bundle, *machine, name])}
+    return {"execute": timed([runtime, "run", "--bundle", bundle, *machine, name])}
 
 
 def several(what, *arguments):
@@ -64,7 +64,7 @@ def several(what, *arguments):
 def of(runtime):
     found = {}
     with Bundle(["/bin/true"]) as bundle:
-        say(f"{runtime}: run, create, start, delete")
+        say(f"{runtime}: execute, create, start, delete")
         found |= several(run, runtime, bundle)
         found |= several(life, runtime, bundle)
         with Bundle(["/bin/sleep", "1000000"]) as sleeper:

@@ -17,7 +17,7 @@ import os
 import sys
 
 from bundle import (
-    MEMORY_MIB, VCPUS, Bundle, crun, fail, middle, require, ringfence, rounded, run, say,
+    MEMORY_MIB, VCPUS, Bundle, crun, execute, fail, middle, require, ringfence, rounded, say,
 )
 
 WARM_UP = 3
@@ -32,7 +32,7 @@ PHASE_ROW = 1
 def phases(bundle, name):
     """Milliseconds of each phase of one traced run, by its name."""
     trace = os.path.join(bundle, "trace.json")
-    began, ended = run(ringfence(bundle, name, "--trace", trace))
+    began, ended = execute(ringfence(bundle, name, "--trace", trace))
     with open(trace) as file:
         events = json.load(file)["traceEvents"]
     found, before = {}, began
@@ -55,7 +55,7 @@ def measure():
         for number in range(WARM_UP + RUNS):
             say(f"run {number + 1} of {WARM_UP + RUNS}")
             for name, command in runtimes.items():
-                began, ended = run(command(bundle, f"bench-{number}"))
+                began, ended = execute(command(bundle, f"bench-{number}"))
                 if number >= WARM_UP:
                     times[name].append((ended - began) / 1e6)
         say(f"{TRACED} runs with a trace")
