@@ -50,9 +50,9 @@ def life(runtime, bundle, name):
     return found
 
 
-def execute(runtime, bundle, name):
+def run(runtime, bundle, name):
     machine = ("--memory", str(MEMORY_MIB), "--vcpus", str(VCPUS)) if runtime == "ringfence" else ()
-    return {"execute": timed([runtime, "run", "--bundle", bundle, *machine, name])}
+    return {"run": timed([runtime, "run", "--bundle", bundle, *machine, name])}
 
 
 def several(what, *arguments):
@@ -64,7 +64,7 @@ def several(what, *arguments):
 def of(runtime):
     found = {}
     with Bundle(["/bin/true"]) as bundle:
-        say(f"{runtime}: execute, create, start, delete")
+        say(f"{runtime}: run, create, start, delete")
         found |= several(run, runtime, bundle)
         found |= several(life, runtime, bundle)
         with Bundle(["/bin/sleep", "1000000"]) as sleeper:

@@ -3,9 +3,10 @@
   By the wall clock, on two CPUs, so only the ratio means anything. One sandbox sleeps; `exec` of
   /bin/true in it is timed CALLS times in a row, in ROUNDS rounds that take turns: one in peace, one
   while a second sandbox attacks. The middle of each kind counts, and its ratio is the figure. The second
-  sandbox has one virtual CPU and a limit of one CPU, which holds for its whole VMM by the host's cgroup, and is, one after the other for as long as the round lasts, the guest
-  kernel of `tests/tests/hostile_guest`: registers, the queues of every device, FUSE requests, vsock
-  packets; each a machine of its own, so that starts and ends of machines are in it, too.
+  sandbox has one virtual CPU and a limit of one CPU, which holds for its whole VMM by the host's cgroup.
+  It is, one after the other for as long as the round lasts, the guest kernel of
+  `tests/tests/hostile_guest`: registers, the queues of every device, FUSE requests, vsock packets; each a
+  machine of its own, so that starts and ends of machines are in it, too.
 """
 
 import json

@@ -44,7 +44,7 @@ def vmm(directory, name, option):
     with open(source, "w") as file:
         file.write(PROGRAM)
     defines = (f'-DPROGRAM="{real}"', f"-DOPTION={option}")
-    subprocess.execute(["gcc", "-O1", "-static", *defines, "-o", program, source], check=True)
+    subprocess.run(["gcc", "-O1", "-static", *defines, "-o", program, source], check=True)
     lib = os.path.join(os.path.dirname(real), "../lib/ringfence")
     config = os.path.join(place, "config.toml")
     with open(config, "w") as file:
@@ -56,7 +56,7 @@ def whole_life(config, bundle, name):
     """Runs it; the milliseconds of its start, and of what followed."""
     trace = os.path.join(bundle, "trace.json")
     machine = ("--memory", str(MEMORY_MIB), "--vcpus", str(VCPUS), "--trace", trace)
-    arguments = ["ringfence", "--config", config, "execute", "--bundle", bundle, *machine, name]
+    arguments = ["ringfence", "--config", config, "run", "--bundle", bundle, *machine, name]
     began, ended = execute(arguments)
     with open(trace) as file:
         events = json.load(file)["traceEvents"]
