@@ -50,15 +50,16 @@ impl Containerd {
         Self::start_from(None)
     }
 
-    /// The one of version 2, if it is there.
-    pub(crate) fn start_second() -> Option<Self> {
+    /// The one of version 2.
+    pub(crate) fn start_second() -> Self {
         let (name, usual) = SECOND;
         let programs = std::env::var_os(name).map_or_else(|| PathBuf::from(usual), PathBuf::from);
-        if !programs.join("containerd").exists() {
-            eprintln!("skipped: there is no containerd 2 in {}", programs.display());
-            return None;
-        }
-        Some(Self::start_from(Some(&programs)))
+        assert!(
+            programs.join("containerd").exists(),
+            "there is no containerd 2 in {}: {name} names the directory of its programs",
+            programs.display()
+        );
+        Self::start_from(Some(&programs))
     }
 
     /// The host's, or the one with its programs in this directory.

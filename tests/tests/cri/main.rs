@@ -27,7 +27,7 @@ fn a_pod_does_what_it_does_with_runc() {
 
 #[test]
 fn a_pod_without_a_first_container_does_what_one_with_it_does() {
-    let Some(containerd) = Containerd::start_second() else { return };
+    let containerd = Containerd::start_second();
     let [with, without] = [RINGFENCE, SANDBOX].map(|handler| tour::tour(&containerd, handler));
     assert_eq!(without, with);
     containerd.expect_nothing_left();
