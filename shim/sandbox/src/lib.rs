@@ -17,6 +17,7 @@ mod control;
 mod create;
 mod detach;
 mod disk;
+mod disk_rate;
 mod doctor;
 mod error;
 mod error_kind;
