@@ -96,7 +96,7 @@ fn noise() -> Vec<u8> {
     (0..1 << 20).map(|_| next()).collect()
 }
 
-/// Gives the same to everybody who asks by HTTP; its port. It ends with the test.
+/// Gives the same to everybody who asks by HTTP, at once; its port. It ends with the test.
 fn serve(address: &str) -> u16 {
     let address: IpAddr = address.parse().unwrap();
     let listener = TcpListener::bind((address, 0)).unwrap();
@@ -104,9 +104,11 @@ fn serve(address: &str) -> u16 {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let _ = stream.read(&mut [0; 4096]);
-            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
-            let _ = stream.write_all(&noise());
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
+                let _ = stream.write_all(&noise());
+            });
         }
     });
     port
@@ -133,6 +135,35 @@ fn a_container_has_the_interfaces_of_the_namespace() {
     // Nothing was downloaded where this is what came.
     assert!(!ringfence.out().contains("d41d8cd98f00b204e9800998ecf8427e"), "{ringfence}");
     assert_eq!(namespace.shown(), before);
+    drop(namespace);
+    lab.expect_nothing_left();
+}
+
+/// One for each virtual CPU, by which streams in both directions at once go unharmed.
+#[test]
+fn several_cpus_have_several_queues() {
+    let lab = enter();
+    let namespace = Namespace::new(&lab);
+    let (port, collected) = (serve(HOST), [(); 2].map(|()| collect(None, HOST)));
+    let [first, second] = collected.each_ref().map(|(port, _)| port);
+    let script = format!(
+        "ls -d /sys/class/net/eth0/queues/* | wc -l; cpu=0; for to in {first} {second}; do \
+         taskset -c $cpu sh -c 'wget -T 60 -q -O - http://{HOST}:{port}/ | md5sum' & \
+         taskset -c $cpu sh -c \"wget -T 60 -q -O - http://{HOST}:{port}/ | nc -w 60 {HOST} $to\" & \
+         cpu=$((cpu + 1)); done; wait; echo up; exec sleep 600"
+    );
+    let bundle = namespace.given_to(lab.bundle(Root::Shared("busybox")).script(&script));
+    let words = ["run", "--detach", "--vcpus", "2"];
+    let container = Detached::leave(&lab, Runtime::Ringfence, &bundle, &words);
+    let sum = checksum(noise());
+    container.wait_for_stdout(&format!("4\n{sum}{sum}up\n"));
+    for (_, collected) in collected {
+        let (bytes, _) = collected.join().expect("it has come");
+        assert!(bytes == noise(), "{} bytes", bytes.len());
+    }
+    let script = "ls -d /sys/class/net/ringfence*/queues/* | wc -l";
+    assert_eq!(ip(&["netns", "exec", &namespace.name, "sh", "-c", script]), "4\n");
+    container.delete_by_force();
     drop(namespace);
     lab.expect_nothing_left();
 }

@@ -168,7 +168,7 @@ pub(crate) fn prepare(
     let network = plan.network.as_deref().map(Network::look).transpose()?;
     let namespace = network.as_ref().map(Network::record);
     let (network, interfaces) = match network {
-        Some(network) => match connect_network(&mut state, network, true)? {
+        Some(network) => match connect_network(&mut state, network, true, plan.vm.vcpus)? {
             Some(Connected { host, interfaces, .. }) => (Some(host), interfaces),
             None => (None, Vec::new()),
         },
@@ -216,6 +216,7 @@ fn connect_network(
     state: &mut StateDir,
     network: Network,
     journal: bool,
+    vcpus: u8,
 ) -> Result<Option<Connected>, SandboxError> {
     let record = network.record();
     if record.interfaces.is_empty() {
@@ -224,7 +225,7 @@ fn connect_network(
     if journal {
         state.change(|state| state.network = Some(record))?;
     }
-    Ok(Some(network.connect()?))
+    Ok(Some(network.connect(vcpus)?))
 }
 
 /// Moves this process into the container's cgroup on the host, if it is to have one and may. What
@@ -331,7 +332,7 @@ impl Prepared {
             network.look_for_names(&text)?;
         }
         self.namespace = Some(network.record());
-        let connected = connect_network(&mut self.state, network, false)?;
+        let connected = connect_network(&mut self.state, network, false, self.vm.vcpus)?;
         let has_interfaces = connected.is_some();
         if let Some(Connected { host, interfaces, name_server }) = connected {
             self.container.share_network();

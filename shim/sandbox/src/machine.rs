@@ -145,8 +145,8 @@ fn net_config<'f>(
 ) -> NetConfig {
     NetConfig {
         backend: match &interface.backend {
-            InterfaceBackend::Tap { tap, uso } => {
-                NetBackend::Tap { tap: slots.add(tap), uso: *uso }
+            InterfaceBackend::Tap { taps, uso } => {
+                NetBackend::Tap { taps: taps.iter().map(|tap| slots.add(tap)).collect(), uso: *uso }
             }
             InterfaceBackend::Stream(stream) => NetBackend::Stream(slots.add(stream)),
         },

@@ -70,7 +70,7 @@ impl Drop for Stage {
 
 fn tap_of(backend: InterfaceBackend) -> File {
     match backend {
-        InterfaceBackend::Tap { tap, .. } => File::from(tap),
+        InterfaceBackend::Tap { taps, .. } => File::from(taps.into_iter().next().unwrap()),
         InterfaceBackend::Stream(_) => panic!("{backend:?} is no tap"),
     }
 }
@@ -114,7 +114,7 @@ fn frames_go_both_ways_and_nothing_is_left() {
     let before = stage.shown();
     let network = Network::look(&stage.path()).unwrap();
     let record = network.record();
-    let Connected { host, mut interfaces, .. } = network.connect().unwrap();
+    let Connected { host, mut interfaces, .. } = network.connect(1).unwrap();
     assert_ne!(stage.shown(), before);
     let interface = interfaces.remove(0);
     let mut tap = tap_of(interface.backend);
@@ -170,7 +170,7 @@ fn what_cannot_be_connected_leaves_everything_as_it_was() {
     run(&del);
     let network = Network::look(&stage.path()).unwrap();
     run(&queue);
-    let error = network.connect().unwrap_err();
+    let error = network.connect(1).unwrap_err();
     assert!(error.to_string().contains("eth0"), "{error}");
     assert_eq!(stage.shown(), before);
 }
@@ -238,11 +238,27 @@ fn many_interfaces_routes_and_long_names_have_their_bounds() {
 }
 
 #[test]
+fn a_guest_with_several_cpus_has_a_tap_with_several_queues_of_which_the_first_is_used() {
+    let Some(stage) = Stage::new("pairs") else { return };
+    for (vcpus, pairs) in [(2, 2), (32, MAX_NET_PAIRS)] {
+        let connected = Network::look(&stage.path()).unwrap().connect(vcpus).unwrap();
+        let InterfaceBackend::Tap { taps, .. } = &connected.interfaces[0].backend else {
+            panic!("{:?} is no tap", connected.interfaces)
+        };
+        assert_eq!(taps.len(), usize::from(pairs));
+        // Nothing comes by the others until the VMM attaches them.
+        let script = "ls -d /sys/class/net/ringfence*/queues/rx-*";
+        let queues = run(&["netns", "exec", &stage.names[0], "sh", "-c", script]);
+        assert_eq!(queues.lines().count(), 1, "{queues}");
+    }
+}
+
+#[test]
 fn what_comes_or_goes_after_the_connection_is_noticed() {
     let Some(stage) = Stage::new("late") else { return };
     let network = Network::look(&stage.path()).unwrap();
     let record = network.record();
-    let connected = network.connect().unwrap();
+    let connected = network.connect(1).unwrap();
     record.check().unwrap();
     stage.inside(&["link", "add", "eth1", "type", "veth", "peer", "name", "peer1"]);
     let error = record.check().unwrap_err();
@@ -261,7 +277,7 @@ fn an_interface_that_goes_is_told_once() {
     stage.inside(&["link", "add", "eth1", "up", "type", "veth", "peer", "name", "peer1"]);
     stage.inside(&["link", "set", "peer1", "up"]);
     let network = Network::look(&stage.path()).unwrap();
-    let Connected { host, interfaces, .. } = network.connect().unwrap();
+    let Connected { host, interfaces, .. } = network.connect(1).unwrap();
     let mut network = Some(host);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // Its peer goes, and it with that.
@@ -306,7 +322,7 @@ fn a_name_server_of_the_namespace_is_asked_and_hears_others() {
     network.look_for_names("nameserver 127.0.0.12\n").unwrap();
     assert_eq!(network.name_server, None);
     network.look_for_names("search here\nnameserver 127.0.0.11\n").unwrap();
-    let connected = network.connect().unwrap();
+    let connected = network.connect(1).unwrap();
     let NameServer { plan, stream } = connected.name_server.unwrap();
     assert_eq!(plan.address, [127, 0, 0, 11]);
 
