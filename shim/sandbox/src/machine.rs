@@ -8,6 +8,7 @@ use crate::network::{Interface, InterfaceBackend};
 use crate::network_settings::NetworkSettings;
 use crate::spec::VmPlan;
 use agent_protocol::SHARES_TAG;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vmm_api::{
     BalloonConfig, BootConfig, ConsoleConfig, DiskConfig, DriveConfig, FdSlot, FsConfig,
@@ -50,6 +51,26 @@ pub(crate) struct MachineFiles {
     /// Further shares may come while the machine runs.
     pub(crate) shares_later: bool,
     pub(crate) interfaces: Vec<Interface>,
+}
+
+impl MachineFiles {
+    /// The same for another machine, on other networks, that has no disks.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub(crate) fn without_interfaces(&self) -> io::Result<Self> {
+        Ok(Self {
+            kvm: self.kvm.try_clone()?,
+            kernel: self.kernel.try_clone()?,
+            initrd: self.initrd.try_clone()?,
+            console: self.console.try_clone()?,
+            shares: self.shares.iter().map(OpenShare::try_clone).collect::<io::Result<_>>()?,
+            disks: Vec::new(),
+            drives: 0,
+            shares_later: false,
+            interfaces: Vec::new(),
+        })
+    }
 }
 
 /// Descriptors in the order of their slots.

@@ -203,6 +203,11 @@ async fn run_plan(
     if let Some(network) = &options.network {
         prepared.join_user_network(network).await?;
     }
+    let waits_for_start = matches!(role, Some(Role::Supervisor(_, ReadyWhen::Created)));
+    if waits_for_start && !network_is_of_hooks {
+        let kept = prepared.expect_late_interfaces(&options.config, parts);
+        kept.map_err(SandboxError::Events)?;
+    }
     let booted = prepared.boot(&options.config, parts, terminal, &signals, timeline).await?;
     let ready = booted.create(&signals, timeline).await?;
     if let (Some(figurehead), Some(view)) = (stand_in.figurehead, stand_in.view) {
