@@ -51,14 +51,14 @@ pub use report::{
 };
 
 /// Version of the messages and of their encoding. Host and guest must agree exactly.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Stands in the agent's program, with [`VERSION`] behind it ([`AGENT_VERSION_MARK`]): so that the host
 /// can tell before a start which version an agent speaks.
 pub const AGENT_MARK: &str = "ringfence-agent protocol ";
 
 /// [`AGENT_MARK`], [`VERSION`] and a colon.
-pub const AGENT_VERSION_MARK: &str = "ringfence-agent protocol 6:";
+pub const AGENT_VERSION_MARK: &str = "ringfence-agent protocol 7:";
 
 /// vsock port on the host to which the agent connects for its control stream.
 pub const CONTROL_PORT: u32 = 1024;
