@@ -64,6 +64,7 @@ fn a_network_of_podman_is_the_containers() {
         networks::much(*address, 4 << 20);
     }
     networks::many(addresses[0], 1000);
+    talk(&podman, &addresses[1].to_string());
     talk_by_name(&podman, name);
     // Its network is in its own machine.
     let joined = Engine::podman("ringfence").on_network(&format!("container:{name}"));

@@ -2,7 +2,7 @@
 //! nowhere in a bundle or an image.
 
 use crate::console_rate::ConsoleRate;
-use crate::network_settings::NetworkRate;
+use crate::network_settings::{NetworkKind, NetworkRate};
 use serde::Deserialize;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -46,6 +46,8 @@ pub struct HostConfig {
     pub file_locks: LockPolicy,
     /// What a guest keeps of its shares, unless the bundle says otherwise: `none`, `auto`, `always`.
     pub file_cache: CachePolicy,
+    /// The network of a container that `ringfence run` is given without one: `none`, `passt`.
+    pub network: NetworkKind,
     /// How much may go over each interface of a guest; of this and a bundle's annotation the lower
     /// rate counts.
     pub network_rate: NetworkRate,
@@ -101,6 +103,7 @@ impl Default for HostConfig {
             file_locks: LockPolicy::Host,
             // The host may change what it shares while the guest runs: `podman cp`, a volume.
             file_cache: CachePolicy::Auto,
+            network: NetworkKind::None,
             network_rate: NetworkRate::default(),
             network_source_filter: true,
             network_metadata: false,
