@@ -3,7 +3,7 @@
 
 use crate::console_rate::ConsoleRate;
 use crate::disk_rate::DiskRate;
-use crate::network_settings::NetworkRate;
+use crate::network_settings::{NetworkKind, NetworkRate};
 use serde::Deserialize;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -50,6 +50,8 @@ pub struct HostConfig {
     /// How much a guest may read and write on each of its disks; of this and a bundle's annotation the
     /// lower rate counts.
     pub disk_rate: DiskRate,
+    /// The network of a container that `ringfence run` is given without one: `none`, `passt`.
+    pub network: NetworkKind,
     /// How much may go over each interface of a guest; of this and a bundle's annotation the lower
     /// rate counts.
     pub network_rate: NetworkRate,
@@ -107,6 +109,7 @@ impl Default for HostConfig {
             // The host may change what it shares while the guest runs: `podman cp`, a volume.
             file_cache: CachePolicy::Auto,
             disk_rate: DiskRate::default(),
+            network: NetworkKind::None,
             network_rate: NetworkRate::default(),
             network_source_filter: true,
             network_metadata: false,

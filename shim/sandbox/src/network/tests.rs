@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::time::Instant;
 
 #[test]
 fn the_hosts_namespace_is_refused() {
@@ -42,6 +43,12 @@ impl Stage {
         run(&["-n", peer, "link", "set", "v0", "up"]);
         stage.inside(&["link", "set", "eth0", "mtu", "1400", "up"]);
         stage.inside(&["link", "set", "lo", "up"]);
+        // A pair that is up at both ends says so some time later.
+        let until = Instant::now() + Duration::from_secs(30);
+        while !stage.inside(&["-br", "link", "show", "eth0"]).contains(" UP ") {
+            assert!(Instant::now() < until, "eth0 does not come up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         Some(stage)
     }
 
@@ -239,8 +246,8 @@ fn many_interfaces_routes_and_long_names_have_their_bounds() {
 
 #[test]
 fn a_guest_with_several_cpus_has_a_tap_with_several_queues_of_which_the_first_is_used() {
-    let Some(stage) = Stage::new("pairs") else { return };
-    for (vcpus, pairs) in [(2, 2), (32, MAX_NET_PAIRS)] {
+    for (name, vcpus, pairs) in [("two", 2, 2), ("many", 32, MAX_NET_PAIRS)] {
+        let Some(stage) = Stage::new(name) else { return };
         let connected = Network::look(&stage.path()).unwrap().connect(vcpus).unwrap();
         let InterfaceBackend::Tap { taps, .. } = &connected.interfaces[0].backend else {
             panic!("{:?} is no tap", connected.interfaces)
@@ -328,15 +335,15 @@ fn a_name_server_of_the_namespace_is_asked_and_hears_others() {
 
     // It is asked for the guest.
     let mut guest = UnixStream::from(stream);
-    guest.write_all(b"\x07\0\x02\0?!").unwrap();
+    guest.write_all(b"\x07\0\0\x02\0?!").unwrap();
     let mut question = [0; 8];
     let (length, from) = server.recv_from(&mut question).unwrap();
     assert_eq!(&question[..length], b"?!");
     server.send_to(b"yes", from).unwrap();
-    let mut answer = [0; 7];
+    let mut answer = [0; 8];
     guest.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     guest.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"\x07\0\x03\0yes");
+    assert_eq!(&answer, b"\x07\0\0\x03\0yes");
 
     // It asks others, whose answers are not the guest's.
     let (other, asks) = (bind(&peer, "10.77.0.1:53"), bind(&stage.path(), "0.0.0.0:0"));
