@@ -159,6 +159,30 @@ fn what_comes_into_the_namespace_before_the_start_is_there() {
 }
 
 #[test]
+fn what_comes_before_the_start_and_cannot_be_connected_ends_the_container() {
+    let lab = enter();
+    let bundle = lab.bundle(Root::Shared("busybox")).script("echo ran");
+    let container = Detached::create(&lab, Runtime::Ringfence, &bundle);
+    let process = container.pid().as_raw_nonzero().to_string();
+    connect(&process);
+    let namespace = format!("--net=/proc/{process}/ns/net");
+    let rule = ["ip", "rule", "add", "from", "10.0.0.0/8", "table", "77"];
+    Invocation::new("nsenter").arg(&namespace).args(&rule).run().expect_code(0);
+    let start = container.command(&["start"], &[]);
+    assert_ne!(start.code(), 0, "{start}");
+    start.expect_error("rule");
+    assert_ne!(container.wait(), 0);
+    let state = container.state();
+    assert_eq!(state["status"], "stopped", "{state}");
+    let reason = state["end"]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("rule"), "{state}");
+    assert_eq!(container.text("stdout"), "");
+    container.delete();
+    let _ = Invocation::new("ip").args(&["link", "del", "rftest0"]).run();
+    lab.expect_nothing_left();
+}
+
+#[test]
 fn a_container_has_the_interfaces_of_the_namespace() {
     let lab = enter();
     let namespace = Namespace::new(&lab);
