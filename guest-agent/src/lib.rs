@@ -8,7 +8,8 @@
 //! ```text
 //!  main ─> init (boot, configure) ─> server (loop) ─> requests ─> container (the engine)
 //!                                       |  └─> processes (stages, exits)
-//!                                       └─> stdio (streams)     control (frames)
+//!                                       ├─> stdio (streams)     control (frames)
+//!                                       └─> forward (connections to programs)
 //! ```
 //!
 //! May depend on `agent-protocol` only; nothing of the VMM or of the shims.
@@ -22,6 +23,7 @@ extern crate std;
 mod container;
 mod control;
 mod failure;
+mod forward;
 mod init;
 mod layout;
 mod network;

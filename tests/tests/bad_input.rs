@@ -349,7 +349,8 @@ fn a_user_without_rights_is_told_so() {
 fn a_refused_start_leaves_no_process_for_a_moment() {
     // The check after each case gives the host two seconds; here there is none.
     let lab = Lab::enter();
-    let bundle = shared(&lab).edit(|config| set_value(config, "/process/cwd", json!("/bin/busybox")));
+    let bundle =
+        shared(&lab).edit(|config| set_value(config, "/process/cwd", json!("/bin/busybox")));
     lab.ringfence(&bundle).run().expect_code(REFUSED);
     let left: Vec<String> = host::processes()
         .into_iter()

@@ -114,6 +114,50 @@ fn serve(address: &str) -> u16 {
     port
 }
 
+/// What an engine does with the namespace of a container's process once that is created.
+fn connect(process: &str) {
+    let inside = |words: &[&str]| {
+        let namespace = format!("--net=/proc/{process}/ns/net");
+        let ip = Invocation::new("nsenter").args(&[&namespace, "ip"]).args(words).run();
+        ip.expect_code(0);
+    };
+    let peer = ["peer", "name", "eth0", "address", "02:00:00:00:00:77", "netns", process];
+    ip(&[&["link", "add", "rftest0", "type", "veth"][..], &peer].concat());
+    ip(&["addr", "add", "10.99.0.1/24", "dev", "rftest0"]);
+    ip(&["link", "set", "rftest0", "up"]);
+    inside(&["addr", "add", "10.99.0.2/24", "dev", "eth0"]);
+    inside(&["link", "set", "eth0", "up"]);
+    inside(&["link", "set", "lo", "up"]);
+    inside(&["route", "add", "default", "via", HOST]);
+}
+
+#[test]
+fn what_comes_into_the_namespace_before_the_start_is_there() {
+    let lab = enter();
+    let [ringfence, crun] = [Runtime::Ringfence, Runtime::Crun].map(|runtime| {
+        // The address that it listens on comes with the interface.
+        let port = serve("0.0.0.0");
+        let script = format!(
+            "echo $$; ip -o -4 addr show dev eth0 | awk '{{ print $2, $4 }}'; ip route; \
+             cat /sys/class/net/eth0/address; wget -T 60 -q -O - http://{HOST}:{port}/ | md5sum; exit 3"
+        );
+        let bundle = lab.bundle(Root::Shared("busybox")).script(&script);
+        let container = Detached::create(&lab, runtime, &bundle);
+        assert_eq!(container.status(), "created");
+        connect(&container.pid().as_raw_nonzero().to_string());
+        container.expect(&["start"], &[]);
+        assert_eq!(container.wait(), 3, "{}", container.text("stderr"));
+        let seen = container.text("stdout");
+        container.delete();
+        // Gone with the namespace, some time later.
+        let _ = Invocation::new("ip").args(&["link", "del", "rftest0"]).run();
+        seen
+    });
+    assert_eq!(ringfence, crun);
+    assert!(ringfence.contains("eth0 10.99.0.2/24"), "{ringfence}");
+    lab.expect_nothing_left();
+}
+
 #[test]
 fn a_container_has_the_interfaces_of_the_namespace() {
     let lab = enter();

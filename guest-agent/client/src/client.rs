@@ -357,6 +357,20 @@ impl Client {
         self.done("ForgetShare", Request::ForgetShare { name: name.to_owned() }, deadline).await
     }
 
+    /// Connects the guest's stream to port `stream` of the host with a TCP port of its loopback
+    /// addresses; returns when the connection stands.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn forward_port(
+        &self,
+        port: u16,
+        stream: u32,
+        deadline: Duration,
+    ) -> Result<(), ClientError> {
+        self.done("ForwardPort", Request::ForwardPort { port, stream }, deadline).await
+    }
+
     async fn done(
         &self,
         name: &'static str,

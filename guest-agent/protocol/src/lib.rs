@@ -102,5 +102,8 @@ pub const MAX_UPDATED_SETTINGS: usize = 64;
 /// Tmpfs of one sandbox that its containers share ([`MountSource::Memory`]).
 pub const MAX_SHARED_MEMORIES: usize = 256;
 
+/// Connections of one sandbox at once that a host asks for by [`Request::ForwardPort`].
+pub const MAX_FORWARDS: usize = 64;
+
 /// Hooks of one [`ContainerPlan`].
 pub const MAX_START_HOOKS: usize = 64;

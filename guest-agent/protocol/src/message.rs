@@ -114,6 +114,15 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Connect a stream with a TCP port of a loopback address, in the namespace that containers without
+    /// a network namespace of their own share: 127.0.0.1, or else ::1. The agent connects to the
+    /// stream's port of the host in any case. Answered with [`Reply::Done`] when the connection stands.
+    ForwardPort {
+        /// The port that a program listens on.
+        port: u16,
+        /// Port of the host, for this connection.
+        stream: u32,
+    },
 }
 
 /// What the guest needs from the host before its first container.

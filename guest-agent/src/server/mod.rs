@@ -1,6 +1,7 @@
 //! The loop: takes events and gives each to whom it concerns.
 
 mod exits;
+mod forwards;
 mod lifecycle;
 mod names;
 mod requests;
@@ -8,6 +9,7 @@ mod streams;
 
 use crate::control::{Broken, Control};
 use crate::failure::Outcome;
+use crate::forward::Forward;
 use crate::init::Booted;
 use crate::network::NameRelay;
 use crate::poller::{Poller, Source};
@@ -43,6 +45,8 @@ pub(crate) struct Server<'a> {
     next_key: u32,
     table: Table,
     relays: BTreeMap<u32, Relay>,
+    /// Keys are told apart from those of relays.
+    forwards: BTreeMap<u32, Forward>,
     /// Why the control stream has ended.
     broken: Option<Broken>,
 }
@@ -63,6 +67,7 @@ impl<'a> Server<'a> {
             next_key: 1,
             table: Table::default(),
             relays: BTreeMap::new(),
+            forwards: BTreeMap::new(),
             broken: None,
         }
     }
@@ -86,6 +91,11 @@ impl<'a> Server<'a> {
                     | Source::Answers
                     | Source::NameListener
                     | Source::NameStream(_) => self.on_names(source, flags),
+                    Source::Socket(key) | Source::Local(key)
+                        if self.forwards.contains_key(&key) =>
+                    {
+                        self.on_forward(key, source, flags);
+                    }
                     Source::Socket(key) | Source::Local(key) => self.on_stream(key, source, flags),
                 }
                 if let Some(broken) = self.broken.take() {

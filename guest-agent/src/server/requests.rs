@@ -59,6 +59,9 @@ impl Server<'_> {
             Request::ForgetShare { name } => validate::name("share", &name)
                 .and_then(|()| container::forget_share(&name))
                 .map(|()| Some(Reply::Done)),
+            Request::ForwardPort { port, stream } => {
+                self.forward_port(id, port, stream).map(|()| None)
+            }
             Request::UpdateResources { container, settings } => {
                 self.update_resources(&container, &settings).map(Some)
             }
@@ -349,6 +352,6 @@ fn no_such(container: &str, process: &str) -> agent_protocol::AgentError {
     }
 }
 
-fn wrong_state(message: core::fmt::Arguments<'_>) -> agent_protocol::AgentError {
+pub(super) fn wrong_state(message: core::fmt::Arguments<'_>) -> agent_protocol::AgentError {
     refused(ErrorKind::WrongState, message)
 }

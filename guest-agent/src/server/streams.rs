@@ -47,7 +47,7 @@ impl Server<'_> {
         Ok(streams)
     }
 
-    fn begin_stream(&mut self, port: u32) -> Outcome<Socket> {
+    pub(super) fn begin_stream(&mut self, port: u32) -> Outcome<Socket> {
         let key = self.new_key();
         self.host
             .begin_connect(port)

@@ -28,11 +28,11 @@ impl Socket {
         self.key
     }
 
-    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.fd.as_ref().map(AsFd::as_fd)
     }
 
-    pub(super) fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.connected
     }
 
@@ -40,7 +40,7 @@ impl Socket {
         self.host_ended
     }
 
-    pub(super) fn host_gone(&self) -> bool {
+    pub(crate) fn host_gone(&self) -> bool {
         self.host_gone
     }
 
@@ -49,7 +49,7 @@ impl Socket {
     }
 
     /// Takes notice of an event; fails if the connection could not be made.
-    pub(super) fn handle(&mut self, flags: EventFlags) -> Result<(), Errno> {
+    pub(crate) fn handle(&mut self, flags: EventFlags) -> Result<(), Errno> {
         let Some(fd) = &self.fd else { return Ok(()) };
         if !self.connected {
             rustix::net::sockopt::socket_error(fd)??;
@@ -71,7 +71,7 @@ impl Socket {
     }
 
     /// Waits for `interest`, and for the host's end unless that is known.
-    pub(super) fn arm(&self, poller: &Poller, interest: EventFlags) {
+    pub(crate) fn arm(&self, poller: &Poller, interest: EventFlags) {
         if let Some(fd) = self.fd() {
             let end = if self.host_ended { EventFlags::empty() } else { EventFlags::RDHUP };
             poller.arm(fd, Source::Socket(self.key), interest | end);
@@ -89,7 +89,7 @@ impl Socket {
         }
     }
 
-    pub(super) fn close(&mut self, poller: &Poller) {
+    pub(crate) fn close(&mut self, poller: &Poller) {
         poller.close(&mut self.fd);
     }
 }

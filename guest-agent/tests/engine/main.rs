@@ -1,6 +1,7 @@
 //! The whole agent without a VM: as PID 1 of a pid namespace of this machine, over Unix sockets,
 //! with a root made of busybox. Needs root; without it every test says so and passes.
 
+mod forwards;
 mod guest;
 mod hooks;
 mod isolation;

@@ -7,6 +7,10 @@
 //!                   open files         agent's connection
 //! ```
 
+mod again;
+
+pub(crate) use again::Blueprint;
+
 use crate::boot_record::{BootRecord, FileIdentity};
 use crate::caller_limits;
 use crate::config::{HostConfig, Parts};
@@ -67,6 +71,8 @@ pub(crate) struct Prepared {
     kernel_path: PathBuf,
     initrd_path: PathBuf,
     container: ContainerSpec,
+    /// Of another machine, if one may be needed.
+    blueprint: Option<Box<Blueprint>>,
     hooks: Hooks,
     hook_state: ContainerState,
 }
@@ -109,6 +115,8 @@ pub(crate) struct Guest {
     pub(crate) network: Option<HostNetwork>,
     /// What stands in the host's namespace, if there is one.
     pub(crate) namespace: Option<NetworkRecord>,
+    /// Of another machine, while the container is not started.
+    pub(crate) blueprint: Option<Box<Blueprint>>,
     pub(crate) state: StateDir,
     pub(crate) deadline: Duration,
     pub(crate) size: MachineSize,
@@ -197,6 +205,7 @@ pub(crate) fn prepare(
         kernel_path,
         initrd_path,
         container: plan.container,
+        blueprint: None,
         hooks: plan.hooks,
         hook_state: ContainerState {
             oci_version: plan.oci_version,
@@ -327,6 +336,12 @@ impl Prepared {
     pub(crate) async fn run_hooks_first(&mut self, namespace: &Path) -> Result<bool, SandboxError> {
         let before_create = std::mem::take(&mut self.hooks.before_create);
         hooks::run(&before_create, &self.hook_state).await?;
+        self.connect_own_network(namespace)
+    }
+
+    /// Connects what is in `namespace`, that of the container's process on the host. Returns whether
+    /// there is anything.
+    fn connect_own_network(&mut self, namespace: &Path) -> Result<bool, SandboxError> {
         let mut network = Network::look_at_own(namespace)?;
         if let Some(text) = self.resolv_conf() {
             network.look_for_names(&text)?;
@@ -518,6 +533,7 @@ impl Prepared {
                 cgroup: self.cgroup,
                 network: self.network,
                 namespace: self.namespace,
+                blueprint: self.blueprint,
                 state: self.state,
                 deadline,
                 size,

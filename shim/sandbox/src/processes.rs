@@ -2,6 +2,7 @@
 
 use crate::control::{Answer, ExecProcess, ExecRequest, Replier};
 use crate::error_kind::ErrorKind;
+use crate::exit::exit_of;
 use crate::streams::Sockets;
 use agent_client::{Client, ClientError, Started};
 use agent_protocol::{ErrorKind as AgentErrorKind, ExitStatus, FIRST_STREAM_PORT, ProcessPlan};
@@ -146,10 +147,7 @@ impl Processes {
 
     /// Tells a client how its process ended; false if nobody has started it.
     pub(crate) fn on_exit(&mut self, id: &str, status: ExitStatus) -> bool {
-        let status = match status {
-            ExitStatus::Exited(status) => status,
-            ExitStatus::Signaled(signal) => 128 | (signal & 0x7f).max(1),
-        };
+        let status = exit_of(status, false).status;
         match self.known.get_mut(id) {
             None => false,
             Some(process) if process.is_started => {
@@ -157,7 +155,7 @@ impl Processes {
                 true
             }
             Some(process) => {
-                process.exit = Some(status);
+                process.exit.get_or_insert(status);
                 true
             }
         }

@@ -8,13 +8,14 @@ use crate::control::Server;
 use crate::create::{self, Ready};
 use crate::detach::Handover;
 use crate::error::SandboxError;
+use crate::exit::Exit;
 use crate::hooks::{self, ContainerState};
 use crate::network::NetworkError;
 use crate::network_settings::NetworkKind;
 use crate::signals::Signals;
 use crate::spec::{Bundle, Hook, HostFacts, Overrides, Plan};
 use crate::store::Status;
-use crate::supervisor::{Exit, Owner, Supervisor};
+use crate::supervisor::{Owner, Supervisor};
 use crate::timeline::{Moment, Timeline};
 use crate::user_network::{Forward, UserNetwork, UserNetworkError};
 use rustix::io::Errno;
@@ -223,6 +224,11 @@ async fn run_plan(
     }
     if let Some(network) = network {
         prepared.join_user_network(network).await?;
+    }
+    let waits_for_start = matches!(role, Some(Role::Supervisor(_, ReadyWhen::Created)));
+    if waits_for_start && !network_is_of_hooks {
+        let kept = prepared.expect_late_interfaces(&options.config, parts);
+        kept.map_err(SandboxError::Events)?;
     }
     let booted = prepared.boot(&options.config, parts, terminal, &signals, timeline).await?;
     let ready = booted.create(&signals, timeline).await?;

@@ -6,6 +6,8 @@ mod killed;
 mod messages;
 mod pod;
 mod restarts;
+mod streaming;
+mod streams;
 mod tour;
 
 use daemon::Containerd;
@@ -26,10 +28,20 @@ fn a_pod_does_what_it_does_with_runc() {
 }
 
 #[test]
+fn streams_of_a_pod_are_carried() {
+    let containerd = Containerd::start();
+    for handler in [RINGFENCE, RUNC] {
+        streams::tour(&containerd, handler);
+    }
+    containerd.expect_nothing_left();
+}
+
+#[test]
 fn a_pod_without_a_first_container_does_what_one_with_it_does() {
     let containerd = Containerd::start_second();
     let [with, without] = [RINGFENCE, SANDBOX].map(|handler| tour::tour(&containerd, handler));
     assert_eq!(without, with);
+    streams::forwarded(&containerd, SANDBOX);
     containerd.expect_nothing_left();
 }
 

@@ -214,6 +214,10 @@ pub(crate) struct ContainerConfig {
     pub(crate) mounts: Vec<Mount>,
     #[prost(string, tag = "11")]
     pub(crate) log_path: String,
+    #[prost(bool, tag = "12")]
+    pub(crate) stdin: bool,
+    #[prost(bool, tag = "14")]
+    pub(crate) tty: bool,
     #[prost(message, optional, tag = "15")]
     pub(crate) linux: Option<LinuxContainerConfig>,
 }
@@ -261,6 +265,51 @@ pub(crate) struct ExecSyncResponse {
     pub(crate) stderr: Vec<u8>,
     #[prost(int32, tag = "3")]
     pub(crate) exit_code: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ExecRequest {
+    #[prost(string, tag = "1")]
+    pub(crate) container_id: String,
+    #[prost(string, repeated, tag = "2")]
+    pub(crate) cmd: Vec<String>,
+    #[prost(bool, tag = "3")]
+    pub(crate) tty: bool,
+    #[prost(bool, tag = "4")]
+    pub(crate) stdin: bool,
+    #[prost(bool, tag = "5")]
+    pub(crate) stdout: bool,
+    #[prost(bool, tag = "6")]
+    pub(crate) stderr: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AttachRequest {
+    #[prost(string, tag = "1")]
+    pub(crate) container_id: String,
+    #[prost(bool, tag = "2")]
+    pub(crate) stdin: bool,
+    #[prost(bool, tag = "3")]
+    pub(crate) tty: bool,
+    #[prost(bool, tag = "4")]
+    pub(crate) stdout: bool,
+    #[prost(bool, tag = "5")]
+    pub(crate) stderr: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PortForwardRequest {
+    #[prost(string, tag = "1")]
+    pub(crate) pod_sandbox_id: String,
+    #[prost(int32, repeated, tag = "2")]
+    pub(crate) port: Vec<i32>,
+}
+
+/// The answer to `Exec`, `Attach` and `PortForward`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct StreamingUrl {
+    #[prost(string, tag = "1")]
+    pub(crate) url: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

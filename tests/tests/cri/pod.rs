@@ -250,6 +250,14 @@ impl Container {
         lines.flat_map(|line| [line, "\n"]).collect()
     }
 
+    /// Moves its log away, as a kubelet does, and has it opened anew. Returns where it is.
+    pub(crate) fn rotate_log(&self) -> PathBuf {
+        let to = self.log.with_extension("log.1");
+        std::fs::rename(&self.log, &to).expect("it is there");
+        let Nothing {} = Containerd::call("ReopenContainerLog", &self.request());
+        to
+    }
+
     /// Waits until its log has this line.
     #[track_caller]
     pub(crate) fn wait_for_log(&self, line: &str) {

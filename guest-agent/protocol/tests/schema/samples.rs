@@ -87,6 +87,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ),
         ("Freeze", Request::Freeze { container: container.clone(), frozen: true }),
         ("ForgetShare", Request::ForgetShare { name: "s".into() }),
+        ("ForwardPort", Request::ForwardPort { port: 8080, stream: FIRST_STREAM_PORT }),
         (
             "UpdateResources",
             Request::UpdateResources {

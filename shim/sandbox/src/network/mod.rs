@@ -13,15 +13,18 @@
 
 mod late;
 mod links;
+mod loopback;
 mod names;
 mod redirect;
 mod rules;
 mod scan;
+mod socket_lookup;
 mod tap;
 
 use agent_protocol::InterfacePlan;
 pub(crate) use links::Gone;
 use links::Links;
+pub(crate) use loopback::Loopback;
 use names::NameRelay;
 pub(crate) use names::NameServer;
 use rustix::fs::{Mode, OFlags};
@@ -125,6 +128,20 @@ pub enum NetworkError {
     Tap {
         /// What was asked for.
         step: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Connections to its loopback addresses cannot be taken.
+    #[error(
+        "connections to loopback addresses of the network namespace {} cannot be taken: {step}",
+        path.display()
+    )]
+    Loopback {
+        /// Its path.
+        path: PathBuf,
+        /// What was asked for.
+        step: &'static str,
         /// The cause.
         #[source]
         source: io::Error,

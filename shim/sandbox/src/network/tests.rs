@@ -370,3 +370,25 @@ fn a_name_server_of_the_namespace_is_asked_and_hears_others() {
     drop(connected.host);
     assert_eq!(guest.read(&mut answer).unwrap(), 0);
 }
+
+#[test]
+fn connections_to_loopback_addresses_are_taken_and_others_are_not() {
+    let Some(stage) = Stage::new("loopback") else { return };
+    let path = stage.path();
+    let namespace = open(&path).unwrap();
+    let connect = |address: &'static str| {
+        inside(&path, &namespace, async { Ok(std::net::TcpStream::connect(address).is_ok()) })
+            .unwrap()
+    };
+    assert!(!connect("127.0.0.1:8080"));
+    let loopback = Loopback::listen(&path).unwrap();
+    for (index, address) in ["127.0.0.1:8080", "[::1]:1"].into_iter().enumerate() {
+        let Some(listener) = loopback.listeners.get(index) else { continue };
+        assert!(connect(address));
+        let (taken, _) = listener.accept().unwrap();
+        assert_eq!(taken.local_addr().unwrap(), address.parse().unwrap());
+    }
+    assert!(!connect("127.0.0.2:8080"));
+    drop(loopback);
+    assert!(!connect("127.0.0.1:8080"));
+}

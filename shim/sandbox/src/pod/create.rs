@@ -188,6 +188,7 @@ impl Pod {
         };
         pod.inner.tell([PodEvent::Created { container: container.id }]);
         drop(tokio::spawn(pod.clone().hear(guest_events)));
+        pod.forward_ports();
         Ok(pod)
     }
 

@@ -3,13 +3,13 @@
 use super::Pod;
 use super::table::{PodEvent, PodExit};
 use crate::error_kind::ErrorKind;
+use crate::exit::exit_of;
 use agent_protocol::{Event, ExitStatus, INIT_PROCESS};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 /// How long a machine's end may take to be seen after its agent's stream has broken.
 pub(super) const LAST_WORD: Duration = Duration::from_secs(1);
-const SIGKILL: u8 = 9;
 /// 128 and SIGKILL: how a process ends with its container.
 const KILLED: u8 = 137;
 
@@ -21,7 +21,7 @@ impl Pod {
                 biased;
                 event = events.recv() => match event {
                     Some(Event::ProcessExited { container, process, status, oom_killed, .. }) => {
-                        self.on_exit(&container, &process, exit_of(status, oom_killed));
+                        self.on_exit(&container, &process, pod_exit(status, oom_killed));
                     }
                     Some(Event::OutOfMemory { container, .. }) => {
                         let mut table = self.inner.table();
@@ -131,14 +131,7 @@ impl Pod {
     }
 }
 
-fn exit_of(status: ExitStatus, oom_killed: bool) -> PodExit {
-    let (status, out_of_memory) = match status {
-        ExitStatus::Exited(status) => (status, false),
-        // No signal is 0 or above 127; an agent that says so must not make it a success.
-        ExitStatus::Signaled(signal) => {
-            (128 | (signal & 0x7f).max(1), oom_killed && signal == SIGKILL)
-        }
-    };
-    let reason = out_of_memory.then(|| "it had used up its memory".to_owned());
-    PodExit { status, at: SystemTime::now(), reason }
+fn pod_exit(status: ExitStatus, oom_killed: bool) -> PodExit {
+    let exit = exit_of(status, oom_killed);
+    PodExit { status: exit.status, at: SystemTime::now(), reason: exit.reason() }
 }

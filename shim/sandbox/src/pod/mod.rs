@@ -9,6 +9,7 @@ mod create;
 mod drives;
 mod error;
 mod fifo;
+mod forward;
 mod guest_events;
 mod logger;
 mod machine;

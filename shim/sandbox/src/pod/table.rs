@@ -380,7 +380,7 @@ impl Table {
         match known.stage {
             Stage::Ended => return None,
             Stage::Starting => {
-                known.early = Some(exit);
+                known.early.get_or_insert(exit);
                 return None;
             }
             Stage::Created | Stage::Running => {}

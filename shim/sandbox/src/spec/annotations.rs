@@ -3,6 +3,7 @@
 
 use crate::config::HostConfig;
 use crate::console_rate::ConsoleRate;
+use crate::disk_rate::DiskRate;
 use crate::limits::{check_memory, check_vcpus};
 use crate::network_settings::{NetworkKind, NetworkRate};
 use crate::spec::error::SpecError;
@@ -13,11 +14,12 @@ use vmm_api::WallPolicy;
 const PREFIX: &str = "dev.ringfence.";
 
 /// Each one, without the prefix.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "memory_mib",
     "vcpus",
     "file_cache",
     "console_rate",
+    "disk_rate",
     "network",
     "network_rate",
     "network_source_filter",
@@ -36,6 +38,8 @@ pub(super) struct Wishes {
     pub(super) file_cache: CacheWishes,
     /// How fast its kernel messages are kept.
     pub(super) console_rate: Option<ConsoleRate>,
+    /// How much it may read and write on each of its disks.
+    pub(super) disk_rate: DiskRate,
     /// The network of a container that has none.
     pub(super) network: Option<NetworkKind>,
     /// How much may go over each interface of the guest.
@@ -78,6 +82,7 @@ pub(super) fn read(annotations: &[(&str, &str)], config: &HostConfig) -> Result<
             "console_rate" => {
                 wishes.console_rate = Some(ConsoleRate::read(value).map_err(invalid)?);
             }
+            "disk_rate" => wishes.disk_rate = DiskRate::read(value).map_err(invalid)?,
             "network" => wishes.network = Some(NetworkKind::read(value).map_err(invalid)?),
             "network_rate" => wishes.network_rate = NetworkRate::read(value).map_err(invalid)?,
             "network_source_filter" => {
@@ -137,6 +142,7 @@ mod tests {
             ("dev.ringfence.vcpus", "33"),
             ("dev.ringfence.file_cache", "sometimes"),
             ("dev.ringfence.console_rate", "lines=1"),
+            ("dev.ringfence.disk_rate", "reads=1"),
             ("dev.ringfence.network_rate", "fast"),
             // These take a wall down: nobody may unless the host says so.
             ("dev.ringfence.network", "passt"),

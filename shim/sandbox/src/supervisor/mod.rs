@@ -5,6 +5,7 @@
 //! (the agent's answers, hooks) runs in tasks that report back, so that a slow guest holds up
 //! neither the end of the container nor another command.
 
+mod again;
 mod operations;
 
 use crate::control::{Answer, Call, Clients, ExecRequest, Replier, Request, Server};
@@ -12,22 +13,23 @@ use crate::create::{Guest, Ready};
 use crate::detach::Handover;
 use crate::error::SandboxError;
 use crate::error_kind::ErrorKind;
+use crate::exit::{Exit, end_of, exit_of};
 use crate::hooks::{self, ContainerState, HookError};
 use crate::host_cgroup::HostCgroup;
 use crate::limits_change::{LimitsChange, next_change};
-use crate::network::{HostNetwork, NetworkRecord};
+use crate::network::HostNetwork;
 use crate::policy::{self, Operation, SignalAction, Situation};
 use crate::processes::Processes;
 use crate::refusal::signal_answer;
 use crate::signals::{Received, Signals};
 use crate::spec::Hooks;
 use crate::stdio::{Relays, Streams};
-use crate::store::{End, StateDir, Status, StoreError};
+use crate::store::{StateDir, Status, StoreError};
 use crate::terminal::{HostTerminal, RawMode};
 use crate::timeline::{Moment, Timeline};
 use crate::vm_process::VmError;
 use agent_client::{ClientError, Started};
-use agent_protocol::{Event, ExitStatus, INIT_PROCESS};
+use agent_protocol::{Event, INIT_PROCESS};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -39,20 +41,9 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long the ends of other processes may take to be told after the first one's.
 const LAST_EXITS: Duration = Duration::from_secs(1);
-/// Bytes of the reason that is written down.
-const MAX_REASON: usize = 8 << 10;
 const SIGKILL: u8 = 9;
 /// Processes that wait for a machine to be resumed; each holds its request, up to 16 MiB.
 const MAX_HELD_PROCESSES: usize = 16;
-
-/// How a container ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exit {
-    /// Its exit status, 128 and the number for a signal.
-    pub status: u8,
-    /// The guest's kernel killed it since it had used up its memory.
-    pub out_of_memory: bool,
-}
 
 /// Who has a container started.
 #[derive(Debug)]
@@ -107,6 +98,8 @@ pub(crate) struct Supervisor {
     hooks: Hooks,
     hook_state: ContainerState,
     start: Option<Start>,
+    /// Waits for a start that needs another machine.
+    renewal: Option<Replier>,
     processes: Processes,
     calls: mpsc::Receiver<Call>,
     clients: Clients,
@@ -146,6 +139,7 @@ impl Supervisor {
             hooks,
             hook_state,
             start: None,
+            renewal: None,
             processes: Processes::new(init),
             calls: server.calls,
             clients: server.clients,
@@ -234,6 +228,9 @@ impl Supervisor {
     ) -> Result<Exit, SandboxError> {
         let mut exit = None;
         loop {
+            if let Some(replier) = self.renewal.take() {
+                self.start_again(replier, signals, timeline).await?;
+            }
             // A start is seen to its end even if the program has ended meanwhile.
             if self.start.is_none()
                 && let Some(exit) = exit
@@ -243,7 +240,8 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 event = self.guest.events.recv() => match event {
-                    Some(event) => exit = self.on_event(event, timeline).or(exit),
+                    // A process ends once, whatever the agent says after that.
+                    Some(event) => exit = exit.or(self.on_event(event, timeline)),
                     None => return Err(self.agent_is_gone().await),
                 },
                 end = self.guest.vm.ended() => {
@@ -336,6 +334,7 @@ impl Supervisor {
 /// The start of the program.
 impl Supervisor {
     fn begin_start(&mut self, starter: Starter) {
+        drop(self.guest.blueprint.take());
         let client = self.guest.client.clone();
         let id = self.guest.id.clone();
         // The hooks that run in the guest are a part of it.
@@ -455,13 +454,8 @@ impl Supervisor {
         let done = match request {
             Request::Start if self.start.is_some() => Err("it is being started".to_owned()),
             Request::Start => {
-                match self.guest.namespace.as_ref().map_or(Ok(()), NetworkRecord::check) {
-                    Ok(()) => {
-                        self.begin_start(Starter::Client(replier));
-                        return Ok(());
-                    }
-                    Err(error) => Err(crate::text::chain(&error)),
-                }
+                self.on_start(replier);
+                return Ok(());
             }
             Request::Exec(request) => return self.exec(*request, replier).await,
             Request::Kill { signal, all } => {
@@ -742,64 +736,9 @@ fn tell_written(written: Result<(), StoreError>) {
     }
 }
 
-fn end_of(result: &Result<Exit, SandboxError>) -> End {
-    match result {
-        Ok(Exit { status, out_of_memory }) => End {
-            status: *status,
-            reason: out_of_memory.then(|| "it had used up its memory".to_owned()),
-        },
-        Err(error) => {
-            let mut reason = crate::text::chain(error);
-            let length = reason.floor_char_boundary(MAX_REASON);
-            reason.truncate(length);
-            End { status: error.kind().exit_status(), reason: Some(reason) }
-        }
-    }
-}
-
 /// A signal can come when the container has just ended: that is told in the log and nowhere else.
 fn tell(what: &str, result: Result<(), ClientError>) {
     if let Err(error) = result {
         tracing::info!("{what}: {}", crate::text::chain(&error));
-    }
-}
-
-fn exit_of(status: ExitStatus, oom_killed: bool) -> Exit {
-    match status {
-        ExitStatus::Exited(status) => Exit { status, out_of_memory: false },
-        ExitStatus::Signaled(signal) => Exit {
-            // No signal is 0 or above 127; an agent that says so must not make it a success.
-            status: 128 | (signal & 0x7f).max(1),
-            out_of_memory: oom_killed && signal == SIGKILL,
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signal_is_never_a_success() {
-        let status = |status, oom| exit_of(status, oom).status;
-        assert_eq!(status(ExitStatus::Exited(7), false), 7);
-        assert_eq!(status(ExitStatus::Signaled(9), false), 137);
-        assert_eq!(status(ExitStatus::Signaled(64), false), 192);
-        for signal in 0..=255 {
-            assert!(status(ExitStatus::Signaled(signal), true) > 128);
-        }
-        assert!(exit_of(ExitStatus::Signaled(9), true).out_of_memory);
-        assert!(!exit_of(ExitStatus::Exited(0), true).out_of_memory);
-    }
-
-    #[test]
-    fn the_reason_of_an_end_is_written_down() {
-        let end = end_of(&Ok(Exit { status: 0, out_of_memory: false }));
-        assert_eq!(end, End { status: 0, reason: None });
-        let end = end_of(&Ok(Exit { status: 137, out_of_memory: true }));
-        assert!(end.reason.unwrap().contains("memory"));
-        let end = end_of(&Err(SandboxError::NoTerminal));
-        assert_eq!(end.status, 125);
-        assert!(end.reason.unwrap().contains("terminal"));
     }
 }
