@@ -37,6 +37,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use vmm_api::MAX_NET_PAIRS;
 
 /// How long the kernel's answers may take in all.
@@ -258,17 +259,20 @@ impl Network {
         let pairs = vcpus.clamp(1, MAX_NET_PAIRS);
         let record = self.record();
         let Self { path, namespace, found, name_server } = self;
-        let (links, interfaces) = inside(&path, &namespace, async {
+        let (links, interfaces, taps) = inside(&path, &namespace, async {
             let links = Links::listen(&found).map_err(|source| NetworkError::Tap {
                 step: "listening for interfaces that go".to_owned(),
                 source,
             })?;
             let handle = redirect::handle()?;
-            let (mut connected, mut joined) = (Vec::new(), Vec::new());
+            let (mut connected, mut joined, mut taps) = (Vec::new(), Vec::new(), Vec::new());
             for found in found {
                 let index = found.index;
                 match redirect::join(&handle, found, pairs, name_server.is_some()).await {
-                    Ok(interface) => connected.push(interface),
+                    Ok((interface, tap)) => {
+                        connected.push(interface);
+                        taps.push(tap);
+                    }
                     Err(error) => {
                         redirect::leave(&handle, &joined).await;
                         return Err(error);
@@ -276,9 +280,9 @@ impl Network {
                 }
                 joined.push(index);
             }
-            Ok((links, connected))
+            Ok((links, connected, taps))
         })?;
-        let mut host = HostNetwork { record, links, names: None };
+        let mut host = HostNetwork { record, taps, links, names: None };
         let mut asked = None;
         if let Some(address) = name_server {
             inside(&path, &namespace, async {
@@ -308,6 +312,8 @@ pub(crate) struct NetworkRecord {
 #[derive(Debug)]
 pub(crate) struct HostNetwork {
     record: NetworkRecord,
+    /// Numbers of the taps.
+    taps: Vec<u32>,
     links: Links,
     /// Held for its end.
     names: Option<NameRelay>,
@@ -336,19 +342,37 @@ impl HostNetwork {
     }
 }
 
+impl HostNetwork {
+    /// Begins to take it apart while the caller ends the machine; to be waited for.
+    ///
+    /// A tap goes with its last descriptor, but whoever closes that waits until no processor can still see
+    /// the tap: for the end of a VMM that would be after its memory is given back.
+    pub(crate) fn take_apart(self) -> JoinHandle<()> {
+        tokio::task::spawn_blocking(move || drop(self))
+    }
+}
+
 impl Drop for HostNetwork {
     fn drop(&mut self) {
-        disconnect(&self.record);
+        take_away(&self.record, &self.taps);
     }
 }
 
 /// Takes what [`Network::connect`] has made off the engine's interfaces. A namespace that is gone has
 /// taken it along.
-pub(crate) fn disconnect(NetworkRecord { namespace: path, interfaces }: &NetworkRecord) {
+pub(crate) fn disconnect(record: &NetworkRecord) {
+    take_away(record, &[]);
+}
+
+fn take_away(NetworkRecord { namespace: path, interfaces }: &NetworkRecord, taps: &[u32]) {
     let outcome = open(path).and_then(|namespace| {
         inside(path, &namespace, async {
             let handle = redirect::handle()?;
             redirect::leave(&handle, interfaces).await;
+            for tap in taps {
+                // It is gone with its machine: that is what is wanted.
+                let _ = handle.link().del(*tap).execute().await;
+            }
             Ok(())
         })
     });

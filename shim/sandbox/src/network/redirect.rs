@@ -5,6 +5,7 @@ use super::names::HOST_PORTS;
 use super::scan::Found;
 use super::tap::{self, Tap};
 use super::{Interface, InterfaceBackend, NetworkError};
+use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use rtnetlink::packet_route::tc::{
     TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption,
     TcActionType, TcFilterU32Option, TcHandle, TcMirror, TcMirrorActionType, TcU32Key,
@@ -38,13 +39,13 @@ pub(super) fn handle() -> Result<Handle, NetworkError> {
 }
 
 /// Joins an interface with a new tap of so many pairs of queues, or leaves it as it was. With `names`, a
-/// name server of the namespace goes on to have the answers of others.
+/// name server of the namespace goes on to have the answers of others. Returns the tap's number, too.
 pub(super) async fn join(
     handle: &Handle,
     found: Found,
     pairs: u8,
     names: bool,
-) -> Result<Interface, NetworkError> {
+) -> Result<(Interface, u32), NetworkError> {
     let Found { index, plan, sources } = found;
     let name = &plan.name;
     let Tap { descriptors: taps, index: tap_index, uso } =
@@ -56,6 +57,11 @@ pub(super) async fn join(
         let step = format!("{what} for the interface {name}");
         move |source| NetworkError::Kernel { step, source }
     };
+    // The host's own stack has no address on it, and says nothing there. Without IPv6 it has none anyway.
+    let no_address = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let silent = LinkUnspec::new_with_index(tap_index)
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![no_address]));
+    let _ = handle.link().set(silent.build()).execute().await;
     let up = LinkUnspec::new_with_index(tap_index).mtu(plan.mtu).up().build();
     handle.link().set(up).execute().await.map_err(failed("bringing a tap up"))?;
     // First where somebody else's queue may be in the way.
@@ -87,7 +93,7 @@ pub(super) async fn join(
         leave(handle, &[index]).await;
         return Err(error);
     }
-    Ok(Interface { backend: InterfaceBackend::Tap { taps, uso }, plan, sources })
+    Ok((Interface { backend: InterfaceBackend::Tap { taps, uso }, plan, sources }, tap_index))
 }
 
 /// A filter by which the guest and the host's own stack both see everything: who has which address on

@@ -123,6 +123,9 @@ fn frames_go_both_ways_and_nothing_is_left() {
     let record = network.record();
     let Connected { host, mut interfaces, .. } = network.connect(1).unwrap();
     assert_ne!(stage.shown(), before);
+    // The host's own stack has no address on the tap.
+    let addresses = stage.inside(&["-o", "-6", "addr"]);
+    assert!(!addresses.contains(redirect::TAP_PREFIX), "{addresses}");
     let interface = interfaces.remove(0);
     let mut tap = tap_of(interface.backend);
 

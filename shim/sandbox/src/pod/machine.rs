@@ -187,9 +187,13 @@ impl Owned {
         drop(asks);
         let Self { vm, network, cgroup, state, .. } = self;
         vm.kill();
-        drop(network);
+        let network = network.map(HostNetwork::take_apart);
         if let Err(error) = vm.stop().await {
             tracing::warn!("the virtual machine could not be waited for: {error}");
+        }
+        if let Some(network) = network {
+            // It has said what went wrong.
+            drop(network.await);
         }
         // What is written down goes after what it speaks of.
         drop(cgroup);

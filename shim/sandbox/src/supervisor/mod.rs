@@ -696,8 +696,9 @@ impl Supervisor {
     /// created leaves its state for `delete`.
     async fn clear_away(self, result: &Result<Exit, SandboxError>) {
         let Self { guest, calls, clients, watchers, held_processes, change, .. } = self;
-        let Guest { vm, mut cgroup, mut state, .. } = guest;
+        let Guest { vm, mut cgroup, mut state, network, .. } = guest;
         vm.kill();
+        let network = network.map(HostNetwork::take_apart);
         // Calls that are still waiting are refused.
         drop((calls, watchers, held_processes, change));
         if state.is_kept() {
@@ -709,6 +710,10 @@ impl Supervisor {
         }
         if let Err(error) = vm.stop().await {
             tracing::warn!("the virtual machine could not be waited for: {error}");
+        }
+        if let Some(network) = network {
+            // It has said what went wrong.
+            drop(network.await);
         }
         if cgroup.is_some() && !state.is_kept() {
             // What is written down goes after what it speaks of.
