@@ -27,6 +27,10 @@ pub(crate) enum Source {
     Questions,
     /// The stream to the name server.
     Answers,
+    /// The socket that programs connect to for names.
+    NameListener,
+    /// The connection with this key of a program that asks for names.
+    NameStream(u32),
 }
 
 impl Source {
@@ -40,6 +44,8 @@ impl Source {
             Self::Memory(key) => (5, key),
             Self::Questions => (6, 0),
             Self::Answers => (7, 0),
+            Self::NameListener => (8, 0),
+            Self::NameStream(key) => (9, key),
         };
         EventData::new_u64((kind << 32) | u64::from(key))
     }
@@ -56,6 +62,8 @@ impl Source {
             5 => Self::Memory(key),
             6 => Self::Questions,
             7 => Self::Answers,
+            8 => Self::NameListener,
+            9 => Self::NameStream(key),
             _ => return None,
         })
     }

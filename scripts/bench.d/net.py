@@ -1,4 +1,5 @@
-"""net.py [--json]: what a stream between a guest and the host costs, with ringfence, crun and QEMU.
+"""net.py [--json]: what a stream between a guest and the host costs, with ringfence, crun and QEMU, and
+what a network adds to a start.
 
 How it is measured
   On the lab's instruction clock: 1 ns for each instruction that host, VMM and guest execute together,
@@ -6,6 +7,9 @@ How it is measured
   runs to the host, and as many back, through a bridge of the host, and reads the clock there.
   ringfence and crun have the same network namespace, with one end of a veth; QEMU's microvm, with the
   same kernel, has a tap on the same bridge and virtio-net with its defaults, without vhost-net.
+
+  What a network adds is the time of `run` of /bin/true with that namespace, less that with an empty one:
+  the middle of RUNS runs of each in turn, after WARM_UP.
 """
 
 import json
@@ -16,13 +20,14 @@ import subprocess
 import sys
 import tempfile
 
-from bundle import config, fail, require, rounded, say
+from bundle import config, crun, execute, fail, middle, require, ringfence, rounded, say
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BRIDGE, TAP, VETH, NAMESPACE = "rf-bench", "rf-bench-tap", "rf-bench-veth", "rf-bench"
 SERVER, GUEST = "10.95.0.1", "10.95.0.2"
 MEMORY_MIB = 256
 LINES = {"send": "guest to host", "receive": "host to guest"}
+WARM_UP, RUNS = 2, 5
 
 
 def call(*arguments, **options):
@@ -89,6 +94,30 @@ def qemu(program, scratch):
     ])  # fmt: skip
 
 
+def starts(scratch):
+    """Milliseconds that a network adds to the start of /bin/true, by runtime."""
+    bundles = {}
+    for name in ("with", "without"):
+        bundles[name] = os.path.join(scratch, f"start-{name}")
+        os.makedirs(bundles[name])
+        document = config(["/bin/true"])
+        for namespace in document["linux"]["namespaces"]:
+            if namespace["type"] == "network" and name == "with":
+                namespace["path"] = f"/run/netns/{NAMESPACE}"
+        with open(os.path.join(bundles[name], "config.json"), "w") as file:
+            json.dump(document, file)
+    times = {}
+    for number in range(WARM_UP + RUNS):
+        say(f"start {number + 1} of {WARM_UP + RUNS}")
+        for command in (ringfence, crun):
+            for name, bundle in bundles.items():
+                began, ended = execute(command(bundle, f"bench-net-{number}"))
+                if number >= WARM_UP:
+                    times.setdefault((command.__name__, name), []).append((ended - began) / 1e6)
+    whole = {key: middle(values) for key, values in times.items()}
+    return {name: whole[name, "with"] - whole[name, "without"] for name in ("ringfence", "crun")}
+
+
 def results(name, text):
     """MB in a second, by the name of the line."""
     if "complete" not in text.split():
@@ -125,14 +154,16 @@ def measure():
                     found[name] = results(name, run())
             finally:
                 os.killpg(server.pid, signal.SIGKILL)
-    return found
+        added = starts(scratch)
+    return found, added
 
 
 def main():
     require()
-    found = measure()
+    found, added = measure()
     if "--json" in sys.argv[1:]:
         result = {"unit": "MB/s", "clock": "instructions"}
+        result["added_to_start_ms"] = {name: rounded(value) for name, value in added.items()}
         for name, figures in found.items():
             result[name] = {line: rounded(value) for line, value in figures.items()}
         print(json.dumps(result))
@@ -143,6 +174,9 @@ def main():
         ours, peer, bare = (found[name][line] for name in ("ringfence", "qemu", "crun"))
         cells = "".join(f"{value:12.0f}" for value in (ours, peer, bare))
         print(f"{label:16}{cells}{ours / peer:10.2f}{ours / bare:10.3f}")
+    print("What a network adds to the start of /bin/true, ms")
+    for name, value in added.items():
+        print(f"{name:16}{value:12.1f}")
 
 
 main()

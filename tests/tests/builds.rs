@@ -1,6 +1,12 @@
 //! Images built by podman and buildah, whose steps run in virtual machines.
 
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+
 use integration_tests::{Invocation, Lab, Outcome};
+
+/// The host on podman's network.
+const GATEWAY: &str = "10.88.0.1";
 
 const BASE: &str = "localhost/ringfence-test-base";
 const BUILT: &str = "localhost/ringfence-test";
@@ -48,6 +54,7 @@ fn podman_and_buildah_build_images_with_it() {
     let buildah = ["buildah", "build", "--runtime", "ringfence"];
     run(&[&buildah[..], &rest, &[&small]].concat()).expect_code(0);
     run(&["podman", "rmi", BUILT]).expect_code(0);
+    steps_have_the_engines_network(&lab);
     // A step that fails fails the build.
     let bad = context(&lab, "bad", &format!("FROM {BASE}\nRUN exit 7\n"));
     let outcome = run(&[&podman[..], &["build"], &rest, &[&bad]].concat());
@@ -60,6 +67,23 @@ fn podman_and_buildah_build_images_with_it() {
         "cd /sys/fs/cgroup && rmdir libpod_parent/conmon libpod_parent 2>/dev/null; true";
     run(&["sh", "-c", monitors]).expect_code(0);
     lab.expect_nothing_left();
+}
+
+/// It is made when a step's container is created, and before that is started.
+fn steps_have_the_engines_network(lab: &Lab) {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port is free");
+    let port = listener.local_addr().expect("it is bound").port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a step comes");
+        stream.write_all(b"of the host\n").expect("it listens");
+    });
+    let step = format!("nc -w 60 {GATEWAY} {port} </dev/null | grep -q 'of the host'");
+    let step = format!("FROM {BASE}\nRUN uname -r | grep -q ringfence && {step}\n");
+    let podman = ["podman", "--runtime", "ringfence", "build", "--layers=false", "--tag", BUILT];
+    let directory = context(lab, "network", &step);
+    run(&[&podman[..], &[&directory]].concat()).expect_code(0);
+    server.join().expect("it was asked");
+    run(&["podman", "rmi", BUILT]).expect_code(0);
 }
 
 fn steps_of_buildah(lab: &Lab) {

@@ -96,7 +96,7 @@ fn noise() -> Vec<u8> {
     (0..1 << 20).map(|_| next()).collect()
 }
 
-/// Gives the same to everybody who asks by HTTP; its port. It ends with the test.
+/// Gives the same to everybody who asks by HTTP, at once; its port. It ends with the test.
 fn serve(address: &str) -> u16 {
     let address: IpAddr = address.parse().unwrap();
     let listener = TcpListener::bind((address, 0)).unwrap();
@@ -104,22 +104,86 @@ fn serve(address: &str) -> u16 {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let _ = stream.read(&mut [0; 4096]);
-            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
-            let _ = stream.write_all(&noise());
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
+                let _ = stream.write_all(&noise());
+            });
         }
     });
     port
+}
+
+/// What an engine does with the namespace of a container's process once that is created.
+fn connect(process: &str) {
+    let inside = |words: &[&str]| {
+        let namespace = format!("--net=/proc/{process}/ns/net");
+        let ip = Invocation::new("nsenter").args(&[&namespace, "ip"]).args(words).run();
+        ip.expect_code(0);
+    };
+    let peer = ["peer", "name", "eth0", "address", "02:00:00:00:00:77", "netns", process];
+    ip(&[&["link", "add", "rftest0", "type", "veth"][..], &peer].concat());
+    ip(&["addr", "add", "10.99.0.1/24", "dev", "rftest0"]);
+    ip(&["link", "set", "rftest0", "up"]);
+    inside(&["addr", "add", "10.99.0.2/24", "dev", "eth0"]);
+    inside(&["link", "set", "eth0", "up"]);
+    inside(&["link", "set", "lo", "up"]);
+    inside(&["route", "add", "default", "via", HOST]);
+}
+
+#[test]
+fn what_comes_into_the_namespace_before_the_start_is_there() {
+    let lab = enter();
+    let [ringfence, crun] = [Runtime::Ringfence, Runtime::Crun].map(|runtime| {
+        // The address that it listens on comes with the interface.
+        let port = serve("0.0.0.0");
+        let script = format!(
+            "echo $$; ip -o -4 addr show dev eth0 | awk '{{ print $2, $4 }}'; ip route; \
+             cat /sys/class/net/eth0/address; wget -T 60 -q -O - http://{HOST}:{port}/ | md5sum; exit 3"
+        );
+        let bundle = lab.bundle(Root::Shared("busybox")).script(&script);
+        let container = Detached::create(&lab, runtime, &bundle);
+        assert_eq!(container.status(), "created");
+        connect(&container.pid().as_raw_nonzero().to_string());
+        container.expect(&["start"], &[]);
+        assert_eq!(container.wait(), 3, "{}", container.text("stderr"));
+        let seen = container.text("stdout");
+        container.delete();
+        // Gone with the namespace, some time later.
+        let _ = Invocation::new("ip").args(&["link", "del", "rftest0"]).run();
+        seen
+    });
+    assert_eq!(ringfence, crun);
+    assert!(ringfence.contains("eth0 10.99.0.2/24"), "{ringfence}");
+    lab.expect_nothing_left();
 }
 
 #[test]
 fn a_container_has_the_interfaces_of_the_namespace() {
     let lab = enter();
     let namespace = Namespace::new(&lab);
+    // Gateways that are in no network of the link, a neighbour, many routes, and an interface without an
+    // address whose name is as long as one can be.
+    let outside = ["route", "add", "10.97.0.0/16", "via", "10.200.0.1", "dev", "eth0", "onlink"];
+    namespace.ip(&outside);
+    namespace.ip(&["-6", "route", "add", "fd98::/64", "via", "fe80::1", "dev", "eth0"]);
+    let neighbour = ["neigh", "add", "10.99.0.9", "lladdr", "02:00:00:00:00:09", "dev", "eth0"];
+    namespace.ip(&[&neighbour[..], &["nud", "permanent"]].concat());
+    let routes = lab.scratch().join("routes");
+    let lines: String =
+        (0..100).map(|net| format!("route add 10.96.{net}.0/24 via {HOST}\n")).collect();
+    std::fs::write(&routes, lines).expect("it is the test's");
+    namespace.ip(&["-batch", &routes.display().to_string()]);
+    let [far, near] = ["rftest1", "fifteen-letters"];
+    let link = ["link", "add", far, "up", "type", "veth", "peer", "name", near, "netns"];
+    ip(&[&link[..], &[&namespace.name]].concat());
+    namespace.ip(&["link", "set", near, "up"]);
     let before = namespace.shown();
     let (four, six) = (serve(HOST), serve(HOST_6));
     let script = format!(
         "ip -o addr show dev eth0 | grep -v link/ | grep -v fe80 | awk '{{ print $2, $4 }}'; ip route; \
+         ip -6 route | grep -o 'fd98::/64 via fe80::1 dev eth0'; ip neigh | grep -i permanent | cut -d ' ' -f 1-5; \
+         cat /sys/class/net/{near}/mtu; ip -o -4 addr show dev {near} | wc -l; \
          cat /sys/class/net/eth0/mtu /sys/class/net/eth0/address; ls -d /sys/class/net/eth0 /sys/class/net/lo; \
          wget -T 60 -q -O - http://{HOST}:{four}/ | md5sum; \
          wget -T 60 -q -O - 'http://[{HOST_6}]:{six}/' | md5sum; exit 3"
@@ -132,8 +196,77 @@ fn a_container_has_the_interfaces_of_the_namespace() {
     assert_eq!(ringfence.out(), crun.out(), "{ringfence}");
     // Nothing was downloaded where this is what came.
     assert!(!ringfence.out().contains("d41d8cd98f00b204e9800998ecf8427e"), "{ringfence}");
+    for line in
+        ["10.96.99.0/24 via 10.99.0.1", "10.97.0.0/16 via 10.200.0.1", "fd98::/64", "10.99.0.9"]
+    {
+        assert!(ringfence.out().contains(line), "{line}: {ringfence}");
+    }
     assert_eq!(namespace.shown(), before);
     drop(namespace);
+    let _ = Invocation::new("ip").args(&["link", "del", far]).run();
+    lab.expect_nothing_left();
+}
+
+/// One for each virtual CPU, by which streams in both directions at once go unharmed.
+#[test]
+fn several_cpus_have_several_queues() {
+    let lab = enter();
+    let namespace = Namespace::new(&lab);
+    let (port, collected) = (serve(HOST), [(); 2].map(|()| collect(None, HOST)));
+    let [first, second] = collected.each_ref().map(|(port, _)| port);
+    let script = format!(
+        "ls -d /sys/class/net/eth0/queues/* | wc -l; cpu=0; for to in {first} {second}; do \
+         taskset -c $cpu sh -c 'wget -T 60 -q -O - http://{HOST}:{port}/ | md5sum' & \
+         taskset -c $cpu sh -c \"wget -T 60 -q -O - http://{HOST}:{port}/ | nc -w 60 {HOST} $to\" & \
+         cpu=$((cpu + 1)); done; wait; echo up; exec sleep 600"
+    );
+    let bundle = namespace.given_to(lab.bundle(Root::Shared("busybox")).script(&script));
+    let words = ["run", "--detach", "--vcpus", "2"];
+    let container = Detached::leave(&lab, Runtime::Ringfence, &bundle, &words);
+    let sum = checksum(noise());
+    container.wait_for_stdout(&format!("4\n{sum}{sum}up\n"));
+    for (_, collected) in collected {
+        let (bytes, _) = collected.join().expect("it has come");
+        assert!(bytes == noise(), "{} bytes", bytes.len());
+    }
+    let script = "ls -d /sys/class/net/ringfence*/queues/* | wc -l";
+    assert_eq!(ip(&["netns", "exec", &namespace.name, "sh", "-c", script]), "4\n");
+    container.delete_by_force();
+    drop(namespace);
+    lab.expect_nothing_left();
+}
+
+/// An interface of the engine's on one of the host's, which has its address on the link or not.
+#[test]
+fn macvlan_and_ipvlan_are_connected() {
+    let lab = enter();
+    let namespace = Namespace::new(&lab);
+    let mut served = Vec::new();
+    for (number, kind, mode) in [(1, "macvlan", "bridge"), (2, "ipvlan", "l2")] {
+        let [far, near] = ["far", "near"].map(|end| format!("rftest-{end}{number}"));
+        let [outside, inside] = [1, 2].map(|host| format!("10.92.{number}.{host}"));
+        ip(&["link", "add", &far, "up", "type", "veth", "peer", "name", &near]);
+        ip(&["link", "set", &near, "up"]);
+        ip(&["addr", "add", &format!("{outside}/24"), "dev", &far]);
+        let name = format!("eth{number}");
+        ip(&["link", "add", "link", &near, "name", &name, "type", kind, "mode", mode]);
+        ip(&["link", "set", &name, "netns", &namespace.name]);
+        namespace.ip(&["addr", "add", &format!("{inside}/24"), "dev", &name]);
+        namespace.ip(&["link", "set", &name, "up"]);
+        served.push(format!("{outside}:{}", serve(&outside)));
+    }
+    let script = format!(
+        "for server in {}; do wget -T 60 -q -O - http://$server/ | md5sum; done",
+        served.join(" ")
+    );
+    let bundle = namespace.given_to(lab.bundle(Root::Shared("busybox")).script(&script));
+    let outcome = lab.ringfence(&bundle).run();
+    let sum = checksum(noise());
+    assert_eq!(outcome.out(), format!("{sum}{sum}"), "{outcome}");
+    drop(namespace);
+    for number in [1, 2] {
+        ip(&["link", "del", &format!("rftest-far{number}")]);
+    }
     lab.expect_nothing_left();
 }
 
@@ -141,8 +274,11 @@ fn a_container_has_the_interfaces_of_the_namespace() {
 fn a_guest_sends_from_its_own_addresses_only() {
     let lab = enter();
     let namespace = Namespace::new(&lab);
+    // Where clouds answer with the host's credentials.
+    ip(&["addr", "add", "169.254.169.254/32", "dev", "rftest0"]);
     let script = format!(
         "ping -q -c 1 -W 60 {HOST} >/dev/null; echo own $?; \
+         ping -q -c 1 -W 2 169.254.169.254 >/dev/null; echo metadata $?; \
          ip addr add 10.99.0.77/24 dev eth0; ping -q -c 1 -W 2 -I 10.99.0.77 {HOST} >/dev/null; \
          echo other $?"
     );
@@ -153,7 +289,7 @@ fn a_guest_sends_from_its_own_addresses_only() {
         }
     });
     let outcome = lab.ringfence(&namespace.given_to(bundle)).run();
-    assert_eq!(outcome.out(), "own 0\nother 1\n", "{outcome}");
+    assert_eq!(outcome.out(), "own 0\nmetadata 1\nother 1\n", "{outcome}");
     drop(namespace);
     lab.expect_nothing_left();
 }
@@ -443,6 +579,24 @@ fn passt_is_the_network_of_who_has_none() {
     run.env("PATH", &path).run().expect_code(125).expect_error("package is called passt");
     let bundle = host.given_to(lab.bundle(Root::Shared("busybox")));
     refused(&["--net", "passt"], &bundle, "leave one of them out");
+
+    // By the configuration, or by the bundle where that lets it.
+    let config = lab.scratch().join("config.toml");
+    let with = |text: &str, options: &[&str], annotations| {
+        std::fs::write(&config, text).expect("it is the test's");
+        let bundle = lab.bundle(Root::Shared("busybox")).script("ls /sys/class/net");
+        let bundle = bundle.edit(|config| config["annotations"] = annotations);
+        let run = Invocation::new("ringfence").arg("--config").arg(&config).arg("run");
+        let run = run.args(options).arg("--bundle").arg(bundle.write()).arg(lab.new_id()).run();
+        (run.code(), run.out().to_owned())
+    };
+    let passt = "network = \"passt\"\nboot_timeout_ms = 120000\n";
+    assert_eq!(with(passt, &[], json!({})), (0, "eth0\nlo\n".to_owned()));
+    assert_eq!(with(passt, &["--net", "none"], json!({})), (0, "lo\n".to_owned()));
+    let wish = json!({ "dev.ringfence.network": "passt" });
+    let allowed = "allowed_annotations = [\"network\"]\nboot_timeout_ms = 120000\n";
+    assert_eq!(with("", &[], wish.clone()).0, 125);
+    assert_eq!(with(allowed, &[], wish), (0, "eth0\nlo\n".to_owned()));
     drop(host);
     lab.expect_nothing_left();
 }

@@ -64,6 +64,7 @@ fn a_network_of_podman_is_the_containers() {
         networks::much(*address, 4 << 20);
     }
     networks::many(addresses[0], 1000);
+    talk(&podman, &addresses[1].to_string());
     talk_by_name(&podman, name);
     // Its network is in its own machine.
     let joined = Engine::podman("ringfence").on_network(&format!("container:{name}"));
@@ -109,12 +110,14 @@ fn a_network_of_docker_is_the_containers() {
     }
     talk(&docker, &addresses[0].to_string());
     talk_by_name(&docker, name);
-    // docker's name server, which asks the host's for other names.
+    // docker's name server, which asks the host's for other names, and answers by TCP as well.
     let gateway = "10.97.0.1";
     networks::answer_names(gateway.parse().expect("an address"), [192, 0, 2, 77].into());
     let script = format!(
         "grep nameserver /etc/resolv.conf; for name in {name} other.example; do \
-         nslookup -type=a $name; done | grep -v -e '^$' -e answer"
+         nslookup -type=a $name; done | grep -v -e '^$' -e answer; \
+         printf '{}' | timeout 60 nc 127.0.0.11 53 | hexdump -C",
+        networks::question_by_tcp(name)
     );
     let ask = |runtime| {
         let asked = Engine::docker(runtime).on_network(network);
@@ -126,6 +129,7 @@ fn a_network_of_docker_is_the_containers() {
     assert_eq!(answers, ask("runc"));
     assert!(answers.contains("192.0.2.77") && answers.contains(&addresses[0].to_string()));
     assert!(answers.starts_with("nameserver 127.0.0.11\n"), "{answers}");
+    assert!(answers.contains(" 12 34 8"), "no answer by TCP: {answers}");
     docker.command(&["rm", "--force", name]).expect_code(0);
     lab.expect_nothing_left();
     drop(lab);

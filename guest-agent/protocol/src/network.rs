@@ -10,7 +10,8 @@ pub const MAX_INTERFACES: usize = 16;
 /// Addresses, routes or neighbours of one interface.
 pub const MAX_NETWORK_ENTRIES: usize = 1024;
 
-/// Bytes of a question or an answer by UDP: what resolvers offer to take (RFC 6891, section 6.2.5).
+/// Bytes of a question, and of an answer by UDP: what resolvers offer to take (RFC 6891, section 6.2.5).
+/// An answer by TCP has as many as its length can say.
 pub const MAX_NAME_MESSAGE: usize = 4096;
 /// Questions that wait for an answer; the oldest is given up for a further one.
 pub const MAX_NAME_QUESTIONS: usize = 64;
@@ -40,26 +41,34 @@ pub struct NameServerPlan {
 pub struct NameHeader {
     /// Of the question; its answer has the same.
     pub number: u16,
-    /// Bytes of the message, at most [`MAX_NAME_MESSAGE`].
+    /// Whether it was asked by TCP and has to be answered so.
+    pub by_tcp: bool,
+    /// Bytes of the message: by UDP at most [`MAX_NAME_MESSAGE`]. An answer by TCP that has none says that
+    /// there will be no other.
     pub length: u16,
 }
 
 impl NameHeader {
     /// Bytes of a header.
-    pub const BYTES: usize = 4;
+    pub const BYTES: usize = 5;
 
-    /// Two numbers, little-endian.
+    /// Two numbers, little-endian, and between them 1 for TCP or 0 for UDP.
     #[must_use]
     pub fn bytes(self) -> [u8; Self::BYTES] {
         let ([n0, n1], [l0, l1]) = (self.number.to_le_bytes(), self.length.to_le_bytes());
-        [n0, n1, l0, l1]
+        [n0, n1, self.by_tcp.into(), l0, l1]
     }
 
-    /// `None` if what it announces is too long.
+    /// `None` if what it announces is too long, or its protocol is none.
     #[must_use]
-    pub fn read([n0, n1, l0, l1]: [u8; Self::BYTES]) -> Option<Self> {
+    pub fn read([n0, n1, protocol, l0, l1]: [u8; Self::BYTES]) -> Option<Self> {
         let (number, length) = (u16::from_le_bytes([n0, n1]), u16::from_le_bytes([l0, l1]));
-        (usize::from(length) <= MAX_NAME_MESSAGE).then_some(Self { number, length })
+        let by_tcp = protocol == 1;
+        (protocol <= 1 && (by_tcp || usize::from(length) <= MAX_NAME_MESSAGE)).then_some(Self {
+            number,
+            by_tcp,
+            length,
+        })
     }
 }
 
@@ -140,9 +149,12 @@ mod tests {
 
     #[test]
     fn a_header_is_what_it_was_and_bounded() {
-        let header = NameHeader { number: 0x1234, length: 4096 };
-        assert_eq!(header.bytes(), [0x34, 0x12, 0, 0x10]);
+        let header = NameHeader { number: 0x1234, by_tcp: false, length: 4096 };
+        assert_eq!(header.bytes(), [0x34, 0x12, 0, 0, 0x10]);
         assert_eq!(NameHeader::read(header.bytes()), Some(header));
-        assert_eq!(NameHeader::read([0, 0, 1, 0x10]), None);
+        assert_eq!(NameHeader::read([0, 0, 0, 1, 0x10]), None);
+        let long = NameHeader { by_tcp: true, length: u16::MAX, ..header };
+        assert_eq!(NameHeader::read(long.bytes()), Some(long));
+        assert_eq!(NameHeader::read([0, 0, 2, 0, 0]), None);
     }
 }

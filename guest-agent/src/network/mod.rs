@@ -1,6 +1,7 @@
 //! The network that the host has connected to this guest: interfaces get the names, addresses and
 //! routes that they have in the network namespace of the host.
 
+mod name_streams;
 mod names;
 mod netlink;
 mod redirection;

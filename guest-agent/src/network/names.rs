@@ -5,9 +5,12 @@
 //!  program ── 127.0.0.11:53 ─(rewritten)─> socket ── frames ──> host ── the engine's name server
 //! ```
 //!
+//! By UDP and by TCP: what has no room in a datagram is asked for again by the other (RFC 7766).
+//!
 //! Port 53 stays free for name servers in containers, as it is with an engine that redirects: programs
 //! of the kernel's change the port of what is sent there to the socket's, and back.
 
+use super::name_streams::NameStreams;
 use super::redirection;
 use crate::failure::{Outcome, failed, invalid};
 use crate::poller::{Poller, Source};
@@ -34,6 +37,7 @@ const MAX_UNSENT: usize = 64 << 10;
 /// Questions on their way to the host, and answers back.
 pub(crate) struct NameRelay {
     socket: OwnedFd,
+    streams: NameStreams,
     stream: OwnedFd,
     asked: Asked,
     outgoing: Vec<u8>,
@@ -53,6 +57,9 @@ impl NameRelay {
                 .map_err(failure)?;
         bind(&socket, &SocketAddrV4::new(address, 0)).map_err(failure)?;
         let bound = getsockname(&socket).and_then(SocketAddrV4::try_from).map_err(failure)?;
+        // Both have one number, since what is redirected is not told apart.
+        let streams = NameStreams::listen(SocketAddrV4::new(address, bound.port()), poller)
+            .map_err(failure)?;
         redirection::install(address, PORT, bound.port()).map_err(failure)?;
         let stream = host.connect(plan.port).map_err(|errno| {
             failed(format_args!("connecting to port {} of the host", plan.port), errno)
@@ -60,7 +67,7 @@ impl NameRelay {
         poller.watch(socket.as_fd(), Source::Questions, EventFlags::IN).map_err(failure)?;
         poller.watch(stream.as_fd(), Source::Answers, EventFlags::IN).map_err(failure)?;
         let asked = Asked::default();
-        Ok(Self { socket, stream, asked, outgoing: Vec::new(), incoming: Vec::new() })
+        Ok(Self { socket, streams, stream, asked, outgoing: Vec::new(), incoming: Vec::new() })
     }
 
     /// An error is the stream's end.
@@ -70,10 +77,18 @@ impl NameRelay {
         flags: EventFlags,
         poller: &Poller,
     ) -> Result<(), Errno> {
-        if source == Source::Questions {
-            self.take_questions();
-        } else if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
-            self.take_answers()?;
+        match source {
+            Source::Questions => self.take_questions(poller),
+            Source::NameListener => self.streams.accept(poller),
+            Source::NameStream(key) => {
+                if let Some(question) = self.streams.handle(key, poller) {
+                    self.ask(Asker::Stream(key), &question, poller);
+                }
+            }
+            _ if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) => {
+                self.take_answers(poller)?;
+            }
+            _ => {}
         }
         self.flush()?;
         let mut interest = EventFlags::IN;
@@ -83,11 +98,29 @@ impl NameRelay {
     }
 
     pub(crate) fn close(self, poller: &Poller) {
+        self.streams.close(poller);
         poller.close(&mut Some(self.socket));
         poller.close(&mut Some(self.stream));
     }
 
-    fn take_questions(&mut self) {
+    /// Asks the host. Who asks too much gets no answer.
+    fn ask(&mut self, asker: Asker, question: &[u8], poller: &Poller) {
+        let by_tcp = matches!(asker, Asker::Stream(_));
+        let given_up = match u16::try_from(question.len()) {
+            Ok(length) if self.outgoing.len() < MAX_UNSENT => {
+                let (number, given_up) = self.asked.note(asker);
+                self.outgoing.extend(NameHeader { number, by_tcp, length }.bytes());
+                self.outgoing.extend(question);
+                given_up
+            }
+            _ => Some(asker),
+        };
+        if let Some(Asker::Stream(key)) = given_up {
+            self.streams.end(key, poller);
+        }
+    }
+
+    fn take_questions(&mut self, poller: &Poller) {
         let mut buffer = vec![0; MAX_NAME_MESSAGE];
         for _ in 0..BUDGET {
             // With TRUNC the whole length is told, also of what is too long.
@@ -97,16 +130,11 @@ impl NameRelay {
             };
             let from = from.and_then(|from| SocketAddrV4::try_from(from).ok());
             let (Some(from), Some(question)) = (from, buffer.get(..length)) else { continue };
-            let Ok(length) = u16::try_from(length) else { continue };
-            if self.outgoing.len() < MAX_UNSENT {
-                let header = NameHeader { number: self.asked.note(from), length };
-                self.outgoing.extend(header.bytes());
-                self.outgoing.extend(question);
-            }
+            self.ask(Asker::Datagram(from), question, poller);
         }
     }
 
-    fn take_answers(&mut self) -> Result<(), Errno> {
+    fn take_answers(&mut self, poller: &Poller) -> Result<(), Errno> {
         let mut buffer = vec![0; MAX_NAME_MESSAGE];
         match recv(&self.stream, &mut buffer[..], RecvFlags::DONTWAIT) {
             Ok((_, 0)) => return Err(Errno::PIPE),
@@ -115,9 +143,13 @@ impl NameRelay {
             Err(errno) => return Err(errno),
         }
         while let Some((header, answer)) = split(&self.incoming)? {
-            if let Some(to) = self.asked.take(header.number) {
+            match self.asked.take(header.number) {
                 // Who has stopped waiting gets nothing.
-                let _ = sendto(&self.socket, answer, SendFlags::DONTWAIT, &to);
+                Some(Asker::Datagram(to)) => {
+                    let _ = sendto(&self.socket, answer, SendFlags::DONTWAIT, &to);
+                }
+                Some(Asker::Stream(key)) => self.streams.answer(key, answer, poller),
+                None => {}
             }
             let taken = NameHeader::BYTES.saturating_add(answer.len());
             self.incoming.drain(..taken);
@@ -146,11 +178,20 @@ fn split(bytes: &[u8]) -> Result<Option<(NameHeader, &[u8])>, Errno> {
     Ok(rest.get(..usize::from(header.length)).map(|message| (header, message)))
 }
 
-/// Who waits for an answer. Each question has a number, and its place by that; a later one at the same
-/// place has given it up.
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// A socket at this address.
+    Datagram(SocketAddrV4),
+    /// The connection with this key.
+    Stream(u32),
+}
+
+/// Who waits for which answer. Each question has a number, and its place by that; a later one at the
+/// same place has given it up.
 struct Asked {
     next: u16,
-    places: Vec<Option<(u16, SocketAddrV4)>>,
+    places: Vec<Option<(u16, Asker)>>,
 }
 
 impl Default for Asked {
@@ -160,24 +201,23 @@ impl Default for Asked {
 }
 
 impl Asked {
-    fn place(&mut self, number: u16) -> Option<&mut Option<(u16, SocketAddrV4)>> {
+    fn place(&mut self, number: u16) -> Option<&mut Option<(u16, Asker)>> {
         self.places.get_mut(usize::from(number) % MAX_NAME_QUESTIONS)
     }
 
-    fn note(&mut self, from: SocketAddrV4) -> u16 {
+    /// The number of a question, and whose earlier one is given up for it.
+    fn note(&mut self, asker: Asker) -> (u16, Option<Asker>) {
         let number = self.next;
         self.next = number.wrapping_add(1);
-        if let Some(place) = self.place(number) {
-            *place = Some((number, from));
-        }
-        number
+        let before = self.place(number).and_then(|place| place.replace((number, asker)));
+        (number, before.map(|(_, asker)| asker))
     }
 
     /// Once for each question.
-    fn take(&mut self, number: u16) -> Option<SocketAddrV4> {
+    fn take(&mut self, number: u16) -> Option<Asker> {
         let place = self.place(number)?;
-        let (_, from) = place.take_if(|(waits, _)| *waits == number)?;
-        Some(from)
+        let (_, asker) = place.take_if(|(waits, _)| *waits == number)?;
+        Some(asker)
     }
 }
 
@@ -185,35 +225,33 @@ impl Asked {
 mod tests {
     use super::*;
 
-    fn from(port: u16) -> SocketAddrV4 {
-        SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
+    fn from(port: u16) -> Asker {
+        Asker::Datagram(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
     }
 
     #[test]
     fn an_answer_goes_to_who_has_asked_and_once() {
         let mut asked = Asked { next: u16::MAX, ..Asked::default() };
-        let (first, second) = (asked.note(from(1)), asked.note(from(2)));
+        let ((first, _), (second, _)) = (asked.note(from(1)), asked.note(from(2)));
         assert_eq!((first, second), (u16::MAX, 0));
         assert_eq!((asked.take(second), asked.take(second)), (Some(from(2)), None));
         assert_eq!(asked.take(first), Some(from(1)));
         assert_eq!(asked.take(7), None);
         // The oldest of too many is given up.
-        let old = asked.note(from(3));
-        for port in 0..64 {
-            asked.note(from(port));
-        }
-        assert_eq!(asked.take(old), None);
+        let (old, _) = asked.note(Asker::Stream(3));
+        let given_up: Vec<_> = (0..64).filter_map(|port| asked.note(from(port)).1).collect();
+        assert_eq!((asked.take(old), given_up), (None, vec![Asker::Stream(3)]));
     }
 
     #[test]
     fn messages_are_found_however_they_are_cut() {
-        let mut bytes = NameHeader { number: 7, length: 3 }.bytes().to_vec();
+        let mut bytes = NameHeader { number: 7, by_tcp: false, length: 3 }.bytes().to_vec();
         bytes.extend(b"abc");
         for length in 0..bytes.len() {
             assert_eq!(split(&bytes[..length]), Ok(None));
         }
-        let header = NameHeader { number: 7, length: 3 };
+        let header = NameHeader { number: 7, by_tcp: false, length: 3 };
         assert_eq!(split(&bytes), Ok(Some((header, &b"abc"[..]))));
-        assert_eq!(split(&[0, 0, 0xff, 0xff]), Err(Errno::PROTO));
+        assert_eq!(split(&[0, 0, 0, 0xff, 0xff]), Err(Errno::PROTO));
     }
 }

@@ -87,7 +87,10 @@ impl<'a> Server<'a> {
                     Source::Signals => self.on_signals(),
                     Source::Channel(key) => self.on_channel(key),
                     Source::Memory(key) => self.on_memory_events(key),
-                    Source::Questions | Source::Answers => self.on_names(source, flags),
+                    Source::Questions
+                    | Source::Answers
+                    | Source::NameListener
+                    | Source::NameStream(_) => self.on_names(source, flags),
                     Source::Socket(key) | Source::Local(key)
                         if self.forwards.contains_key(&key) =>
                     {

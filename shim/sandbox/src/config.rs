@@ -2,7 +2,8 @@
 //! nowhere in a bundle or an image.
 
 use crate::console_rate::ConsoleRate;
-use crate::network_settings::NetworkRate;
+use crate::disk_rate::DiskRate;
+use crate::network_settings::{NetworkKind, NetworkRate};
 use serde::Deserialize;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -46,6 +47,11 @@ pub struct HostConfig {
     pub file_locks: LockPolicy,
     /// What a guest keeps of its shares, unless the bundle says otherwise: `none`, `auto`, `always`.
     pub file_cache: CachePolicy,
+    /// How much a guest may read and write on each of its disks; of this and a bundle's annotation the
+    /// lower rate counts.
+    pub disk_rate: DiskRate,
+    /// The network of a container that `ringfence run` is given without one: `none`, `passt`.
+    pub network: NetworkKind,
     /// How much may go over each interface of a guest; of this and a bundle's annotation the lower
     /// rate counts.
     pub network_rate: NetworkRate,
@@ -94,6 +100,7 @@ impl Default for HostConfig {
                 "vcpus",
                 "file_cache",
                 "console_rate",
+                "disk_rate",
                 "network_rate",
             ]
             .map(str::to_owned)
@@ -101,6 +108,8 @@ impl Default for HostConfig {
             file_locks: LockPolicy::Host,
             // The host may change what it shares while the guest runs: `podman cp`, a volume.
             file_cache: CachePolicy::Auto,
+            disk_rate: DiskRate::default(),
+            network: NetworkKind::None,
             network_rate: NetworkRate::default(),
             network_source_filter: true,
             network_metadata: false,
@@ -322,6 +331,7 @@ mod tests {
             ("vmm_users = 4294967295", "vmm_users is 4294967295"),
             ("walls = \"none\"", "line 1"),
             ("console_rate = \"\"", "no rate"),
+            ("disk_rate = \"reads=1\"", "no counter"),
             ("vcpus = \"two\"", "line 1"),
         ] {
             let error = parse(text).unwrap_err();

@@ -7,6 +7,10 @@
 //!                   open files         agent's connection
 //! ```
 
+mod again;
+
+pub(crate) use again::Blueprint;
+
 use crate::boot_record::{BootRecord, FileIdentity};
 use crate::caller_limits;
 use crate::config::{HostConfig, Parts};
@@ -67,6 +71,8 @@ pub(crate) struct Prepared {
     kernel_path: PathBuf,
     initrd_path: PathBuf,
     container: ContainerSpec,
+    /// Of another machine, if one may be needed.
+    blueprint: Option<Box<Blueprint>>,
     hooks: Hooks,
     hook_state: ContainerState,
 }
@@ -109,6 +115,8 @@ pub(crate) struct Guest {
     pub(crate) network: Option<HostNetwork>,
     /// What stands in the host's namespace, if there is one.
     pub(crate) namespace: Option<NetworkRecord>,
+    /// Of another machine, while the container is not started.
+    pub(crate) blueprint: Option<Box<Blueprint>>,
     pub(crate) state: StateDir,
     pub(crate) deadline: Duration,
     pub(crate) size: MachineSize,
@@ -168,7 +176,7 @@ pub(crate) fn prepare(
     let network = plan.network.as_deref().map(Network::look).transpose()?;
     let namespace = network.as_ref().map(Network::record);
     let (network, interfaces) = match network {
-        Some(network) => match connect_network(&mut state, network, true)? {
+        Some(network) => match connect_network(&mut state, network, true, plan.vm.vcpus)? {
             Some(Connected { host, interfaces, .. }) => (Some(host), interfaces),
             None => (None, Vec::new()),
         },
@@ -197,6 +205,7 @@ pub(crate) fn prepare(
         kernel_path,
         initrd_path,
         container: plan.container,
+        blueprint: None,
         hooks: plan.hooks,
         hook_state: ContainerState {
             oci_version: plan.oci_version,
@@ -216,6 +225,7 @@ fn connect_network(
     state: &mut StateDir,
     network: Network,
     journal: bool,
+    vcpus: u8,
 ) -> Result<Option<Connected>, SandboxError> {
     let record = network.record();
     if record.interfaces.is_empty() {
@@ -224,7 +234,7 @@ fn connect_network(
     if journal {
         state.change(|state| state.network = Some(record))?;
     }
-    Ok(Some(network.connect()?))
+    Ok(Some(network.connect(vcpus)?))
 }
 
 /// Moves this process into the container's cgroup on the host, if it is to have one and may. What
@@ -326,12 +336,18 @@ impl Prepared {
     pub(crate) async fn run_hooks_first(&mut self, namespace: &Path) -> Result<bool, SandboxError> {
         let before_create = std::mem::take(&mut self.hooks.before_create);
         hooks::run(&before_create, &self.hook_state).await?;
+        self.connect_own_network(namespace)
+    }
+
+    /// Connects what is in `namespace`, that of the container's process on the host. Returns whether
+    /// there is anything.
+    fn connect_own_network(&mut self, namespace: &Path) -> Result<bool, SandboxError> {
         let mut network = Network::look_at_own(namespace)?;
         if let Some(text) = self.resolv_conf() {
             network.look_for_names(&text)?;
         }
         self.namespace = Some(network.record());
-        let connected = connect_network(&mut self.state, network, false)?;
+        let connected = connect_network(&mut self.state, network, false, self.vm.vcpus)?;
         let has_interfaces = connected.is_some();
         if let Some(Connected { host, interfaces, name_server }) = connected {
             self.container.share_network();
@@ -517,6 +533,7 @@ impl Prepared {
                 cgroup: self.cgroup,
                 network: self.network,
                 namespace: self.namespace,
+                blueprint: self.blueprint,
                 state: self.state,
                 deadline,
                 size,

@@ -93,6 +93,18 @@ pub(crate) struct OpenShare {
     pub(crate) cache: CachePolicy,
 }
 
+impl OpenShare {
+    /// The same once more.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        let Self { name, descriptor, kind, read_only, cache } = self;
+        let (kind, read_only, cache) = (*kind, *read_only, *cache);
+        Ok(Self { name: name.clone(), descriptor: descriptor.try_clone()?, kind, read_only, cache })
+    }
+}
+
 /// Opens the KVM device.
 ///
 /// # Errors

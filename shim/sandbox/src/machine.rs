@@ -2,11 +2,13 @@
 
 use crate::config::HostConfig;
 use crate::disk::OpenDisk;
+use crate::disk_rate::DiskRate;
 use crate::host_files::OpenShare;
 use crate::network::{Interface, InterfaceBackend};
 use crate::network_settings::NetworkSettings;
 use crate::spec::VmPlan;
 use agent_protocol::SHARES_TAG;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vmm_api::{
     BalloonConfig, BootConfig, ConsoleConfig, DiskConfig, DriveConfig, FdSlot, FsConfig,
@@ -49,6 +51,26 @@ pub(crate) struct MachineFiles {
     /// Further shares may come while the machine runs.
     pub(crate) shares_later: bool,
     pub(crate) interfaces: Vec<Interface>,
+}
+
+impl MachineFiles {
+    /// The same for another machine, on other networks, that has no disks.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub(crate) fn without_interfaces(&self) -> io::Result<Self> {
+        Ok(Self {
+            kvm: self.kvm.try_clone()?,
+            kernel: self.kernel.try_clone()?,
+            initrd: self.initrd.try_clone()?,
+            console: self.console.try_clone()?,
+            shares: self.shares.iter().map(OpenShare::try_clone).collect::<io::Result<_>>()?,
+            disks: Vec::new(),
+            drives: 0,
+            shares_later: false,
+            interfaces: Vec::new(),
+        })
+    }
 }
 
 /// Descriptors in the order of their slots.
@@ -101,8 +123,12 @@ pub(crate) fn configure<'f>(
             // Those of the containers that will come.
             shares_later: files.shares_later,
         }),
-        disks: files.disks.iter().map(|disk| disk_config(disk, &mut slots)).collect(),
-        drives: vec![DriveConfig::default(); files.drives],
+        disks: files
+            .disks
+            .iter()
+            .map(|disk| disk_config(disk, plan.disk_rate, &mut slots))
+            .collect(),
+        drives: vec![DriveConfig { rate_limit: plan.disk_rate.limit() }; files.drives],
         nets: files
             .interfaces
             .iter()
@@ -114,12 +140,12 @@ pub(crate) fn configure<'f>(
     (config, slots.descriptors)
 }
 
-fn disk_config<'f>(disk: &'f OpenDisk, slots: &mut Slots<'f>) -> DiskConfig {
+fn disk_config<'f>(disk: &'f OpenDisk, rate: DiskRate, slots: &mut Slots<'f>) -> DiskConfig {
     DiskConfig {
         image: slots.add(&disk.image),
         read_only: disk.read_only,
         serial: disk.serial.clone(),
-        rate_limit: None,
+        rate_limit: rate.limit(),
     }
 }
 
@@ -140,8 +166,8 @@ fn net_config<'f>(
 ) -> NetConfig {
     NetConfig {
         backend: match &interface.backend {
-            InterfaceBackend::Tap { tap, uso } => {
-                NetBackend::Tap { tap: slots.add(tap), uso: *uso }
+            InterfaceBackend::Tap { taps, uso } => {
+                NetBackend::Tap { taps: taps.iter().map(|tap| slots.add(tap)).collect(), uso: *uso }
             }
             InterfaceBackend::Stream(stream) => NetBackend::Stream(slots.add(stream)),
         },
@@ -240,6 +266,7 @@ mod tests {
             parameters: vec!["bundle=1".into()],
             host_cpus: None,
             console_rate: ConsoleRate::default(),
+            disk_rate: DiskRate::read("bytes=1000").unwrap(),
             network: NetworkSettings::default(),
             walls: vmm_api::WallPolicy::Strict,
         };
@@ -254,6 +281,9 @@ mod tests {
         assert_eq!(slots, (0..7).collect::<Vec<u16>>());
         assert_eq!(descriptors.len(), 7);
         assert!(config.disks[0].read_only && config.drives.len() == 3);
+        let limit = plan.disk_rate.limit();
+        assert!(limit.is_some() && config.disks[0].rate_limit == limit);
+        assert!(config.drives.iter().all(|drive| drive.rate_limit == limit));
         assert!(fs.shares[1].read_only && !fs.shares[0].read_only);
         let policies = (fs.shares[0].cache, fs.shares[1].cache);
         assert_eq!(policies, (CachePolicy::Auto, CachePolicy::None));

@@ -9,6 +9,28 @@ const LEAST_BURST_BYTES: u64 = 65_553;
 /// ... and for packets, those that such a frame is cut into.
 const LEAST_BURST_PACKETS: u64 = 45;
 
+/// The network of a container whose bundle names none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkKind {
+    /// A loopback device.
+    #[default]
+    None,
+    /// passt's.
+    Passt,
+}
+
+impl NetworkKind {
+    /// Reads its name; the error is what is wrong with it.
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "passt" => Ok(Self::Passt),
+            _ => Err("it must be none or passt".to_owned()),
+        }
+    }
+}
+
 /// Settings of the interfaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetworkSettings {

@@ -11,12 +11,13 @@ use crate::error::SandboxError;
 use crate::exit::Exit;
 use crate::hooks::{self, ContainerState};
 use crate::network::NetworkError;
+use crate::network_settings::NetworkKind;
 use crate::signals::Signals;
 use crate::spec::{Bundle, Hook, HostFacts, Overrides, Plan};
 use crate::store::Status;
 use crate::supervisor::{Owner, Supervisor};
 use crate::timeline::{Moment, Timeline};
-use crate::user_network::{UserNetwork, UserNetworkError};
+use crate::user_network::{Forward, UserNetwork, UserNetworkError};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 
@@ -35,8 +36,11 @@ pub struct RunOptions {
     pub overrides: Overrides,
     /// The host's configuration.
     pub config: HostConfig,
-    /// A network for a container that has none.
-    pub network: Option<UserNetwork>,
+    /// The network of a container that has none, if that is said here and not left to the bundle and the
+    /// configuration.
+    pub network: Option<NetworkKind>,
+    /// Ports of the host that lead to a container with [`NetworkKind::Passt`].
+    pub forwards: Vec<Forward>,
     /// Where to write the supervisor's process id.
     pub pid_file: Option<PathBuf>,
     /// Who takes the container's terminal, if nobody watches it here.
@@ -123,11 +127,9 @@ fn live(
     // Whoever creates is an engine, which has let go of "--network host" here; whoever runs a bundle by
     // hand gets no network.
     let is_of_engine = matches!(role, Some(Role::Supervisor(_, ReadyWhen::Created)));
-    if is_of_engine && plan.has_host_network() && options.network.is_none() {
+    let network = user_network(&options, &plan, is_of_engine)?;
+    if is_of_engine && plan.has_host_network() && network.is_none() {
         return Err(NetworkError::HostAsked.into());
-    }
-    if let (Some(_), Some(path)) = (&options.network, &plan.network) {
-        return Err(UserNetworkError::NamespaceGiven { path: path.clone() }.into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -136,7 +138,8 @@ fn live(
     let mut timeline = Timeline::new(options.began_ns);
     let view = View::new(&plan.shares, plan.container.mounts());
     let stand_in = StandIn { figurehead, view };
-    let run = run_plan(&id, plan, (&options, &parts), role, stand_in, &mut timeline);
+    let given = (&options, &parts, network.as_ref());
+    let run = run_plan(&id, plan, given, role, stand_in, &mut timeline);
     let result = runtime.block_on(run);
     timeline.mark(Moment::Gone);
     // A thread may still wait for the caller's input: nobody waits for it.
@@ -153,6 +156,25 @@ fn live(
         };
     }
     result
+}
+
+/// The command's word counts, then the bundle's, then the host's, which is for bundles that somebody runs
+/// by hand: engines mean none where they name none.
+fn user_network(
+    options: &RunOptions,
+    plan: &Plan,
+    is_of_engine: bool,
+) -> Result<Option<UserNetwork>, UserNetworkError> {
+    let asked = options.network.or(plan.network_kind);
+    let for_others = !is_of_engine && plan.network.is_none();
+    match (asked, &plan.network) {
+        (Some(NetworkKind::Passt), Some(path)) => {
+            Err(UserNetworkError::NamespaceGiven { path: path.clone() })
+        }
+        (Some(NetworkKind::None), _) => Ok(None),
+        (None, _) if !for_others || options.config.network == NetworkKind::None => Ok(None),
+        _ => Ok(Some(UserNetwork { forwards: options.forwards.clone() })),
+    }
 }
 
 fn absolute(option: &'static str, path: &Path) -> Result<PathBuf, SandboxError> {
@@ -172,7 +194,7 @@ struct StandIn<'f> {
 async fn run_plan(
     id: &ContainerId,
     plan: Plan,
-    (options, parts): (&RunOptions, &Parts),
+    (options, parts, network): (&RunOptions, &Parts, Option<&UserNetwork>),
     role: &mut Option<Role>,
     stand_in: StandIn<'_>,
     timeline: &mut Timeline,
@@ -185,7 +207,7 @@ async fn run_plan(
         options.console_socket.as_deref(),
     )?;
     let mut prepared = create::prepare(id, &options.root, plan, &options.config, parts)?;
-    let network_is_of_hooks = options.network.is_none() && prepared.network_is_of_hooks();
+    let network_is_of_hooks = network.is_none() && prepared.network_is_of_hooks();
     // Who looks for the container's network by its process on the host must not find the host's.
     if let Some(figurehead) = stand_in.figurehead.filter(|_| prepared.has_own_network()) {
         match figurehead.separate_network() {
@@ -200,8 +222,13 @@ async fn run_plan(
             Err(errno) => return Err(SandboxError::Events(errno.into())),
         }
     }
-    if let Some(network) = &options.network {
+    if let Some(network) = network {
         prepared.join_user_network(network).await?;
+    }
+    let waits_for_start = matches!(role, Some(Role::Supervisor(_, ReadyWhen::Created)));
+    if waits_for_start && !network_is_of_hooks {
+        let kept = prepared.expect_late_interfaces(&options.config, parts);
+        kept.map_err(SandboxError::Events)?;
     }
     let booted = prepared.boot(&options.config, parts, terminal, &signals, timeline).await?;
     let ready = booted.create(&signals, timeline).await?;

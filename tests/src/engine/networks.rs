@@ -115,6 +115,23 @@ pub fn answer_names(address: IpAddr, answer: Ipv4Addr) {
     });
 }
 
+/// A question by TCP, with the number 0x1234, for the address of IPv4 of a name with no dot, for printf(1).
+///
+/// # Panics
+/// If a name cannot be so long.
+#[must_use]
+pub fn question_by_tcp(name: &str) -> String {
+    // Recursion is desired; one question.
+    let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    question.push(u8::try_from(name.len()).expect("a label has 63 bytes at most"));
+    question.extend(name.bytes());
+    // A, IN.
+    question.extend([0, 0, 1, 0, 1]);
+    let length = u16::try_from(question.len()).expect("it is short");
+    let bytes = length.to_be_bytes().into_iter().chain(question);
+    bytes.map(|byte| format!("\\{byte:03o}")).collect()
+}
+
 /// RFC 1035, section 4.1: the header, the question again, and one answer or none.
 fn answered(question: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
     let name = question.get(12..)?;

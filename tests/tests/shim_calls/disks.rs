@@ -9,12 +9,17 @@ use crate::shim::{New, Shim, enter, member, mount, sandbox};
 /// What a file in the image says.
 const MARK: &str = "from the image\n";
 
-/// A tree with busybox and [`MARK`].
+/// Bytes of a file in the image that is there to be read.
+const BIG: usize = 5 << 20;
+
+/// A tree with busybox, [`MARK`], and `/big`.
 fn tree(lab: &Lab) -> PathBuf {
     let bundle = lab.bundle(Root::Copied("busybox"));
     let tree = lab.scratch().join("tree");
     std::fs::rename(bundle.root(), &tree).expect("it can be renamed");
     std::fs::write(tree.join("etc/mark"), MARK).expect("it can be written");
+    // No hole in a disk's file system.
+    std::fs::write(tree.join("big"), vec![b'x'; BIG]).expect("it can be written");
     tree
 }
 
@@ -81,6 +86,15 @@ fn a_root_on_a_disk_is_the_guests() {
     let (status, output) = second.run(New { id: "reader", bundle: &reader, rootfs });
     assert_eq!((status, output.as_str()), (4, "written\n"));
     assert!(std::fs::read(&image).expect("it can be read") == before);
+
+    // No faster than it may: what may come at once is 1 MiB, and each further one is a second.
+    let script = "a=$(date +%s); cat /big > /dev/null; b=$(date +%s); [ $((b - a)) -ge 2 ]";
+    let slow = bundle(&lab, script).edit(|config| {
+        config["annotations"]["dev.ringfence.disk_rate"] = "bytes=1048576/1048576".into();
+    });
+    let rootfs = vec![mount("ext4", &image, &["ro"])];
+    let (status, output) = second.run(New { id: "slow", bundle: &slow, rootfs });
+    assert_eq!((status, output.as_str()), (0, ""));
 
     let third = bundle(&lab, "true");
     let refuse = |kind: &str, source: &Path, named: &str| {

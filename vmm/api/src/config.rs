@@ -193,13 +193,15 @@ pub struct NetConfig {
 }
 
 /// The other end of a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetBackend {
     /// A tap that does not block, with a virtio-net header of [`NET_HEADER_BYTES`], and with checksums
     /// and TCP segmentation left to its reader (TUNSETOFFLOAD).
     Tap {
-        /// Its descriptor.
-        tap: FdSlot,
+        /// Its descriptors, one for each pair of queues of the device, 1 to [`MAX_NET_PAIRS`]. If there
+        /// are several, it has IFF_MULTI_QUEUE, and all of them but the first are detached
+        /// (IFF_DETACH_QUEUE).
+        taps: Vec<FdSlot>,
         /// Segmentation of UDP is left to its reader, too.
         uso: bool,
     },
@@ -210,6 +212,9 @@ pub enum NetBackend {
 
 /// Bytes of the header before each frame of a tap (TUNSETVNETHDRSZ).
 pub const NET_HEADER_BYTES: u8 = 12;
+
+/// Pairs of queues that a network may have: one for each virtual CPU, but not more than these.
+pub const MAX_NET_PAIRS: u8 = 4;
 
 /// Least MTU: that of IPv4 (RFC 791).
 pub const MIN_MTU: u16 = 68;

@@ -16,8 +16,8 @@ mod walls;
 pub use channel::{Channel, ChannelError, MAX_FDS, MAX_MESSAGE};
 pub use config::{
     BalloonConfig, BootConfig, CachePolicy, ConsoleConfig, DiskConfig, DriveConfig, FdSlot,
-    FsConfig, InsertedDisk, LockPolicy, MIN_MTU, MachineConfig, NET_HEADER_BYTES, NetBackend,
-    NetConfig, RateLimit, ShareConfig, ShareKind, TokenBucket, VsockConfig,
+    FsConfig, InsertedDisk, LockPolicy, MAX_NET_PAIRS, MIN_MTU, MachineConfig, NET_HEADER_BYTES,
+    NetBackend, NetConfig, RateLimit, ShareConfig, ShareKind, TokenBucket, VsockConfig,
 };
 pub use message::{
     Event, FromVmm, GuestExit, Reply, Request, Span, ToVmm, VmmError, VmmErrorKind, VmmStats,
@@ -25,7 +25,7 @@ pub use message::{
 pub use walls::{WallPolicy, WallsConfig, WallsReport};
 
 /// Version of this interface. Launcher and VMM come from one build; a difference is refused.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// The descriptor on which `ringfence-vmm` finds its [`Channel`].
 pub const CHANNEL_FD: i32 = 3;

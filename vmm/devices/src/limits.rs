@@ -1,6 +1,8 @@
-//! Limits of a queue: how many operations and bytes it may take in a second, and the timer that wakes it.
+//! Limits of queues: how many operations and bytes they may take in a second, and the timer that wakes
+//! each.
 
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::timerfd::TimerFd;
@@ -11,11 +13,15 @@ use crate::rate::{Rate, TokenBucket};
 /// interrupt for each.
 const MIN_WAIT: Duration = Duration::from_millis(1);
 
-/// What a guest may ask of the host.
+/// What a guest may ask of the host by one queue, and by those that share with it.
 pub(crate) struct Limits {
+    buckets: Arc<Mutex<Buckets>>,
+    timer: TimerFd,
+}
+
+struct Buckets {
     operations: Option<TokenBucket>,
     bytes: Option<TokenBucket>,
-    timer: TimerFd,
 }
 
 impl Limits {
@@ -26,8 +32,13 @@ impl Limits {
         }
         let now = Instant::now();
         let bucket = |rate: Option<Rate>| rate.map(|rate| TokenBucket::new(rate, now));
-        let timer = TimerFd::new()?;
-        Ok(Some(Self { operations: bucket(operations), bytes: bucket(bytes), timer }))
+        let buckets = Buckets { operations: bucket(operations), bytes: bucket(bytes) };
+        Ok(Some(Self { buckets: Arc::new(Mutex::new(buckets)), timer: TimerFd::new()? }))
+    }
+
+    /// The same limits for one more queue: what both take is bounded together.
+    pub(crate) fn share(&self) -> io::Result<Self> {
+        Ok(Self { buckets: self.buckets.clone(), timer: TimerFd::new()? })
     }
 
     /// Becomes ready when a wait is over.
@@ -41,18 +52,25 @@ impl Limits {
     /// The timer cannot be set: nobody would wake the queue.
     pub(crate) fn may_go_on(&mut self) -> io::Result<bool> {
         let now = Instant::now();
-        let buckets = [&self.operations, &self.bytes].into_iter().flatten();
-        let Some(wait) = buckets.filter_map(|bucket| bucket.check(now).err()).max() else {
-            return Ok(true);
+        let wait = {
+            let Buckets { operations, bytes } = &*self.buckets();
+            let buckets = [operations, bytes].into_iter().flatten();
+            buckets.filter_map(|bucket| bucket.check(now).err()).max()
         };
+        let Some(wait) = wait else { return Ok(true) };
         self.timer.reset(wait.max(MIN_WAIT), None)?;
         Ok(false)
     }
 
     /// Takes what was used. The last one may go over the limit; the next ones wait for it.
-    pub(crate) fn pay(&mut self, operations: u64, bytes: u64) {
+    pub(crate) fn pay(&self, operations: u64, bytes: u64) {
         let now = Instant::now();
-        let _ = self.operations.as_mut().map(|bucket| bucket.take(operations, now));
-        let _ = self.bytes.as_mut().map(|bucket| bucket.take(bytes, now));
+        let mut buckets = self.buckets();
+        let _ = buckets.operations.as_mut().map(|bucket| bucket.take(operations, now));
+        let _ = buckets.bytes.as_mut().map(|bucket| bucket.take(bytes, now));
+    }
+
+    fn buckets(&self) -> MutexGuard<'_, Buckets> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

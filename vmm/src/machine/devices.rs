@@ -38,6 +38,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 const _: () = assert!(MMIO_DEVICE_SIZE == MMIO_SIZE);
 const _: () = assert!(vmm_api::NET_HEADER_BYTES as usize == net::HEADER_SIZE);
+const _: () = assert!(vmm_api::MAX_NET_PAIRS as usize == net::MAX_PAIRS);
 
 /// Why the devices of a machine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +144,8 @@ pub(super) fn build(
     // None of these waits for anything: they share one thread.
     let shared = event_loop("devices", hook)?;
     let queues = spec.fs.as_ref().map_or(0, |fs| usize::from(fs.queues));
-    let threads = 1 + queues + spec.disks.len() + spec.drives.len() + spec.nets.len();
+    let pairs: usize = spec.nets.iter().map(|net| net.backend.pairs()).sum();
+    let threads = 1 + queues + spec.disks.len() + spec.drives.len() + pairs;
     let mut vsock = None;
     if let Some(guest_cid) = spec.vsock {
         let (device, handle) =
@@ -239,10 +241,16 @@ fn rate(bucket: TokenBucket) -> Rate {
     Rate { per_second: bucket.per_second, burst: bucket.burst }
 }
 
-/// A network can keep its thread busy: it has one of its own.
+/// A network can keep its threads busy: it has one of its own for each pair of queues.
 fn net(spec: NetSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Net, DeviceError> {
     let NetSpec { backend, mac, mtu, sources, metadata, sent, received } = spec;
-    let event_loop = EventLoop::new(format!("net-{index}"), hook.cloned())
+    let event_loops = (0..backend.pairs())
+        .map(|pair| {
+            let name =
+                if pair == 0 { format!("net-{index}") } else { format!("net-{index}.{pair}") };
+            EventLoop::new(name, hook.cloned())
+        })
+        .collect::<Result<_, _>>()
         .map_err(|source| DeviceError::Host { device: "a network", source })?;
     let filter = Filter { sources, metadata };
     let frames = |limit: RateLimit| FrameRate {
@@ -251,11 +259,13 @@ fn net(spec: NetSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Net, De
     };
     let (sent, received) = (frames(sent), frames(received));
     let backend = match backend {
-        NetBackendSpec::Tap { tap, uso } => Backend::Tap { tap: File::from(tap), uso },
+        NetBackendSpec::Tap { taps, uso } => {
+            Backend::Tap { taps: taps.into_iter().map(File::from).collect(), uso }
+        }
         NetBackendSpec::Stream(stream) => Backend::Stream(File::from(stream)),
     };
     let spec = net::NetSpec { backend, mac, mtu, filter, sent, received };
-    Ok(Net::new(spec, event_loop))
+    Ok(Net::new(spec, event_loops))
 }
 
 fn file_system(

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use vmm_api::{
     BalloonConfig, CachePolicy, DiskConfig, DriveConfig, FdSlot, FsConfig, InsertedDisk,
-    LockPolicy, MIN_MTU, MachineConfig, NetBackend, NetConfig, RateLimit, ShareConfig, ShareKind,
-    TokenBucket, VERSION, VsockConfig, WallsConfig,
+    LockPolicy, MAX_NET_PAIRS, MIN_MTU, MachineConfig, NetBackend, NetConfig, RateLimit,
+    ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig, WallsConfig,
 };
 
 /// Bytes of a sandbox's name: what fits in a log line.
@@ -138,6 +138,12 @@ pub enum SpecError {
         /// What was asked for.
         mtu: u16,
     },
+    /// No pair of queues, or too many.
+    #[error("a network of {count} pairs of queues is not possible: 1 to {MAX_NET_PAIRS}")]
+    NetPairs {
+        /// What was asked for.
+        count: usize,
+    },
     /// More devices than interrupts.
     #[error(
         "{count} virtio devices are not possible: at most {MAX_DEVICES}; use fewer disks or networks"
@@ -254,13 +260,23 @@ pub struct DiskSpec {
 pub enum NetBackendSpec {
     /// A tap.
     Tap {
-        /// Its descriptor.
-        tap: OwnedFd,
+        /// Its descriptors, one for each pair of queues.
+        taps: Vec<OwnedFd>,
         /// Segmentation of UDP is left to its reader, too.
         uso: bool,
     },
     /// A stream socket.
     Stream(OwnedFd),
+}
+
+impl NetBackendSpec {
+    /// Pairs of queues of the device, each with a thread.
+    pub(super) fn pairs(&self) -> usize {
+        match self {
+            Self::Tap { taps, .. } => taps.len(),
+            Self::Stream(_) => 1,
+        }
+    }
 }
 
 /// A disk for a drive.
@@ -454,8 +470,14 @@ impl NetSpec {
         check_rate(sent)?;
         check_rate(received)?;
         let backend = match backend {
-            NetBackend::Tap { tap, uso } => {
-                NetBackendSpec::Tap { tap: fds.take("the tap of a network", tap)?, uso }
+            NetBackend::Tap { taps, .. }
+                if !(1..=usize::from(MAX_NET_PAIRS)).contains(&taps.len()) =>
+            {
+                return Err(SpecError::NetPairs { count: taps.len() });
+            }
+            NetBackend::Tap { taps, uso } => {
+                let taps = taps.into_iter().map(|tap| fds.take("the tap of a network", tap));
+                NetBackendSpec::Tap { taps: taps.collect::<Result<_, _>>()?, uso }
             }
             NetBackend::Stream(slot) => {
                 NetBackendSpec::Stream(fds.take("the stream of a network", slot)?)

@@ -5,7 +5,7 @@ use crate::commands::handed_in;
 use crate::error::CommandError;
 use sandbox::config::HostConfig;
 use sandbox::spec::Overrides;
-use sandbox::{Forward, RunOptions, UserNetwork};
+use sandbox::{Forward, NetworkKind, RunOptions};
 use std::ffi::OsString;
 
 /// Leaves a supervisor behind, which executes the line of this command.
@@ -56,7 +56,8 @@ fn options(global: Global, making: Making) -> Result<RunOptions, CommandError> {
                 || global.cgroup_manager == Some(CgroupManager::Systemd),
             no_host_cgroup: global.cgroup_manager == Some(CgroupManager::Disabled),
         },
-        network: network(making.net, making.publish)?,
+        network: network(making.net, &making.publish)?,
+        forwards: making.publish,
         pid_file: making.pid_file,
         console_socket: making.console_socket,
         keep: false,
@@ -65,10 +66,11 @@ fn options(global: Global, making: Making) -> Result<RunOptions, CommandError> {
     })
 }
 
-fn network(net: Option<Net>, forwards: Vec<Forward>) -> Result<Option<UserNetwork>, CommandError> {
+fn network(net: Option<Net>, forwards: &[Forward]) -> Result<Option<NetworkKind>, CommandError> {
     match net {
-        Some(Net::Passt) => Ok(Some(UserNetwork { forwards })),
-        Some(Net::None) | None if forwards.is_empty() => Ok(None),
+        Some(Net::Passt) => Ok(Some(NetworkKind::Passt)),
+        Some(Net::None) if forwards.is_empty() => Ok(Some(NetworkKind::None)),
+        None if forwards.is_empty() => Ok(None),
         Some(Net::None) | None => Err(CommandError::Option {
             option: "--publish without --net passt".to_owned(),
             remedy: "a container without a network has no ports that the host could lead to",

@@ -37,6 +37,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vmm_api::MAX_NET_PAIRS;
 
 /// How long the kernel's answers may take in all.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -175,8 +176,8 @@ pub(crate) struct Interface {
 pub(crate) enum InterfaceBackend {
     /// A tap.
     Tap {
-        /// Its descriptor.
-        tap: OwnedFd,
+        /// Its descriptors, one for each pair of queues of the guest's interface.
+        taps: Vec<OwnedFd>,
         /// Segments of UDP are left to its reader, too.
         uso: bool,
     },
@@ -249,11 +250,12 @@ impl Network {
         NetworkRecord { namespace: self.path.clone(), interfaces }
     }
 
-    /// Connects them.
+    /// Connects them, each by as many pairs of queues as a guest with `vcpus` virtual CPUs can use.
     ///
     /// # Errors
     /// [`NetworkError`]; nothing is left in the namespace.
-    pub(crate) fn connect(self) -> Result<Connected, NetworkError> {
+    pub(crate) fn connect(self, vcpus: u8) -> Result<Connected, NetworkError> {
+        let pairs = vcpus.clamp(1, MAX_NET_PAIRS);
         let record = self.record();
         let Self { path, namespace, found, name_server } = self;
         let (links, interfaces) = inside(&path, &namespace, async {
@@ -265,7 +267,7 @@ impl Network {
             let (mut connected, mut joined) = (Vec::new(), Vec::new());
             for found in found {
                 let index = found.index;
-                match redirect::join(&handle, found, name_server.is_some()).await {
+                match redirect::join(&handle, found, pairs, name_server.is_some()).await {
                     Ok(interface) => connected.push(interface),
                     Err(error) => {
                         redirect::leave(&handle, &joined).await;

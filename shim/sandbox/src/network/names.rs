@@ -3,7 +3,7 @@
 //! asked here, by sockets that are in the namespace.
 //!
 //! ```text
-//!  agent ── vsock ── VMM ── stream ── relay ── UDP ── 127.0.0.11:53, which the engine redirects
+//!  agent ── vsock ── VMM ── stream ── relay ── UDP, TCP ── 127.0.0.11:53, which the engine redirects
 //! ```
 //!
 //! The server asks others itself, by sockets of the namespace: [`super::redirect`] lets it have their
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UdpSocket, UnixStream};
+use tokio::net::{TcpSocket, UdpSocket, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Where a name server answers (RFC 1035, section 4.2).
@@ -143,27 +143,61 @@ async fn serve(stream: UnixStream, server: SocketAddrV4) -> io::Result<()> {
     loop {
         let mut header = [0; NameHeader::BYTES];
         reader.read_exact(&mut header).await?;
-        let Some(NameHeader { number, length }) = NameHeader::read(header) else {
+        let header = NameHeader::read(header);
+        let Some(NameHeader { number, by_tcp, length }) =
+            header.filter(|header| usize::from(header.length) <= MAX_NAME_MESSAGE)
+        else {
             let problem = format!("a question has more than {MAX_NAME_MESSAGE} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         };
         let mut question = vec![0; length.into()];
         reader.read_exact(&mut question).await?;
         // More than these are lost, as by any network.
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            if by_tcp {
+                // Full, it has answers on their way, and this one is lost with its question.
+                let _ =
+                    answered.try_send(NameHeader { number, by_tcp, length: 0 }.bytes().to_vec());
+            }
+            continue;
+        };
         let answered = answered.clone();
         drop(tokio::spawn(async move {
-            // No answer is none for the guest, either.
-            if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, ask(server, &question)).await
+            let answer = tokio::time::timeout(PATIENCE, async {
+                if by_tcp {
+                    ask_by_tcp(server, &question).await
+                } else {
+                    ask(server, &question).await
+                }
+            });
+            let answer = match answer.await {
+                Ok(Ok(answer)) => Some(answer),
+                // No answer by UDP is none for the guest, either; a connection ends.
+                _ => by_tcp.then(Vec::new),
+            };
+            if let Some(answer) = answer
                 && let Ok(length) = u16::try_from(answer.len())
             {
-                let mut frame = NameHeader { number, length }.bytes().to_vec();
+                let mut frame = NameHeader { number, by_tcp, length }.bytes().to_vec();
                 frame.extend(answer);
                 let _ = answered.send(frame).await;
             }
             drop(place);
         }));
     }
+}
+
+/// Asks by a connection of its own (RFC 1035, section 4.2.2).
+async fn ask_by_tcp(server: SocketAddrV4, question: &[u8]) -> io::Result<Vec<u8>> {
+    let socket = TcpSocket::new_v4()?;
+    // There are few ports, and none of them has to wait for what may still come.
+    socket.set_zero_linger()?;
+    let mut stream = socket.connect(server.into()).await?;
+    let length = u16::try_from(question.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes(), question].concat()).await?;
+    let mut answer = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
 }
 
 /// Asks by a socket that takes answers of the server only.
@@ -199,7 +233,9 @@ mod tests {
     fn a_server_that_is_only_said_to_be_there_is_none() {
         assert_eq!(find("nameserver 127.1.2.3"), None);
         let socket = std::net::UdpSocket::bind("127.1.2.3:0").unwrap();
-        assert_eq!(find("nameserver 127.1.2.3"), Some(Ipv4Addr::new(127, 1, 2, 3)));
+        // A list that changes while it is read may lack one.
+        let found = (0..100).find_map(|_| find("nameserver 127.1.2.3"));
+        assert_eq!(found, Some(Ipv4Addr::new(127, 1, 2, 3)));
         drop(socket);
     }
 
@@ -210,7 +246,7 @@ mod tests {
         let (mut guest, ours) = UnixStream::pair().unwrap();
         let serving = tokio::spawn(serve(ours, address));
         for number in [7_u16, 8] {
-            let header = NameHeader { number, length: 2 };
+            let header = NameHeader { number, by_tcp: false, length: 2 };
             guest.write_all(&[&header.bytes()[..], &number.to_be_bytes()].concat()).await.unwrap();
         }
         // The second one is answered first.
@@ -226,11 +262,40 @@ mod tests {
             let mut answer = [0; NameHeader::BYTES + 3];
             guest.read_exact(&mut answer).await.unwrap();
             let number = u16::from_be_bytes([question[0], question[1]]);
-            assert_eq!(answer[..4], NameHeader { number, length: 3 }.bytes());
-            assert_eq!(answer[4..], [question[0], question[1], b'!']);
+            assert_eq!(answer[..5], NameHeader { number, by_tcp: false, length: 3 }.bytes());
+            assert_eq!(answer[5..], [question[0], question[1], b'!']);
         }
-        guest.write_all(&[0, 0, 0xff, 0xff]).await.unwrap();
+        guest.write_all(&[0, 0, 1, 0xff, 0xff]).await.unwrap();
         let error = serving.await.unwrap().unwrap_err();
         assert!(error.to_string().contains("4096"), "{error}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_question_by_tcp_has_a_connection_of_its_own() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let std::net::SocketAddr::V4(address) = server.local_addr().unwrap() else { panic!() };
+        let (mut guest, ours) = UnixStream::pair().unwrap();
+        let serving = tokio::spawn(serve(ours, address));
+        let header = |length| NameHeader { number: 9, by_tcp: true, length };
+        let long = vec![7; 60_000];
+        // The second answer does not come.
+        for answer in [&long[..], &[]] {
+            guest.write_all(&[&header(2).bytes()[..], b"?!"].concat()).await.unwrap();
+            let (mut stream, _) = server.accept().await.unwrap();
+            let mut question = [0; 4];
+            stream.read_exact(&mut question).await.unwrap();
+            assert_eq!(&question, b"\0\x02?!");
+            if !answer.is_empty() {
+                stream.write_u16(u16::try_from(answer.len()).unwrap()).await.unwrap();
+                stream.write_all(answer).await.unwrap();
+            }
+            drop(stream);
+            let mut got = vec![0; NameHeader::BYTES + answer.len()];
+            guest.read_exact(&mut got).await.unwrap();
+            let (head, rest) = got.split_at(NameHeader::BYTES);
+            assert_eq!(head, header(u16::try_from(answer.len()).unwrap()).bytes());
+            assert!(rest == answer);
+        }
+        serving.abort();
     }
 }

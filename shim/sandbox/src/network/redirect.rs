@@ -37,18 +37,21 @@ pub(super) fn handle() -> Result<Handle, NetworkError> {
     Ok(handle)
 }
 
-/// Joins an interface with a new tap, or leaves it as it was. With `names`, a name server of the
-/// namespace goes on to have the answers of others.
+/// Joins an interface with a new tap of so many pairs of queues, or leaves it as it was. With `names`, a
+/// name server of the namespace goes on to have the answers of others.
 pub(super) async fn join(
     handle: &Handle,
     found: Found,
+    pairs: u8,
     names: bool,
 ) -> Result<Interface, NetworkError> {
     let Found { index, plan, sources } = found;
     let name = &plan.name;
-    let Tap { descriptor, index: tap_index, uso } = tap::make(TAP_PREFIX).map_err(|source| {
-        NetworkError::Tap { step: format!("making a tap for the interface {name}"), source }
-    })?;
+    let Tap { descriptors: taps, index: tap_index, uso } =
+        tap::make(TAP_PREFIX, pairs).map_err(|source| {
+            let step = format!("making a tap for the interface {name}");
+            NetworkError::Tap { step, source }
+        })?;
     let failed = |what: &str| {
         let step = format!("{what} for the interface {name}");
         move |source| NetworkError::Kernel { step, source }
@@ -84,7 +87,7 @@ pub(super) async fn join(
         leave(handle, &[index]).await;
         return Err(error);
     }
-    Ok(Interface { backend: InterfaceBackend::Tap { tap: descriptor, uso }, plan, sources })
+    Ok(Interface { backend: InterfaceBackend::Tap { taps, uso }, plan, sources })
 }
 
 /// A filter by which the guest and the host's own stack both see everything: who has which address on

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::time::Instant;
 
 #[test]
 fn the_hosts_namespace_is_refused() {
@@ -42,6 +43,12 @@ impl Stage {
         run(&["-n", peer, "link", "set", "v0", "up"]);
         stage.inside(&["link", "set", "eth0", "mtu", "1400", "up"]);
         stage.inside(&["link", "set", "lo", "up"]);
+        // A pair that is up at both ends says so some time later.
+        let until = Instant::now() + Duration::from_secs(30);
+        while !stage.inside(&["-br", "link", "show", "eth0"]).contains(" UP ") {
+            assert!(Instant::now() < until, "eth0 does not come up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         Some(stage)
     }
 
@@ -70,7 +77,7 @@ impl Drop for Stage {
 
 fn tap_of(backend: InterfaceBackend) -> File {
     match backend {
-        InterfaceBackend::Tap { tap, .. } => File::from(tap),
+        InterfaceBackend::Tap { taps, .. } => File::from(taps.into_iter().next().unwrap()),
         InterfaceBackend::Stream(_) => panic!("{backend:?} is no tap"),
     }
 }
@@ -114,7 +121,7 @@ fn frames_go_both_ways_and_nothing_is_left() {
     let before = stage.shown();
     let network = Network::look(&stage.path()).unwrap();
     let record = network.record();
-    let Connected { host, mut interfaces, .. } = network.connect().unwrap();
+    let Connected { host, mut interfaces, .. } = network.connect(1).unwrap();
     assert_ne!(stage.shown(), before);
     let interface = interfaces.remove(0);
     let mut tap = tap_of(interface.backend);
@@ -170,7 +177,7 @@ fn what_cannot_be_connected_leaves_everything_as_it_was() {
     run(&del);
     let network = Network::look(&stage.path()).unwrap();
     run(&queue);
-    let error = network.connect().unwrap_err();
+    let error = network.connect(1).unwrap_err();
     assert!(error.to_string().contains("eth0"), "{error}");
     assert_eq!(stage.shown(), before);
 }
@@ -238,11 +245,27 @@ fn many_interfaces_routes_and_long_names_have_their_bounds() {
 }
 
 #[test]
+fn a_guest_with_several_cpus_has_a_tap_with_several_queues_of_which_the_first_is_used() {
+    for (name, vcpus, pairs) in [("two", 2, 2), ("many", 32, MAX_NET_PAIRS)] {
+        let Some(stage) = Stage::new(name) else { return };
+        let connected = Network::look(&stage.path()).unwrap().connect(vcpus).unwrap();
+        let InterfaceBackend::Tap { taps, .. } = &connected.interfaces[0].backend else {
+            panic!("{:?} is no tap", connected.interfaces)
+        };
+        assert_eq!(taps.len(), usize::from(pairs));
+        // Nothing comes by the others until the VMM attaches them.
+        let script = "ls -d /sys/class/net/ringfence*/queues/rx-*";
+        let queues = run(&["netns", "exec", &stage.names[0], "sh", "-c", script]);
+        assert_eq!(queues.lines().count(), 1, "{queues}");
+    }
+}
+
+#[test]
 fn what_comes_or_goes_after_the_connection_is_noticed() {
     let Some(stage) = Stage::new("late") else { return };
     let network = Network::look(&stage.path()).unwrap();
     let record = network.record();
-    let connected = network.connect().unwrap();
+    let connected = network.connect(1).unwrap();
     record.check().unwrap();
     stage.inside(&["link", "add", "eth1", "type", "veth", "peer", "name", "peer1"]);
     let error = record.check().unwrap_err();
@@ -261,7 +284,7 @@ fn an_interface_that_goes_is_told_once() {
     stage.inside(&["link", "add", "eth1", "up", "type", "veth", "peer", "name", "peer1"]);
     stage.inside(&["link", "set", "peer1", "up"]);
     let network = Network::look(&stage.path()).unwrap();
-    let Connected { host, interfaces, .. } = network.connect().unwrap();
+    let Connected { host, interfaces, .. } = network.connect(1).unwrap();
     let mut network = Some(host);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // Its peer goes, and it with that.
@@ -306,21 +329,21 @@ fn a_name_server_of_the_namespace_is_asked_and_hears_others() {
     network.look_for_names("nameserver 127.0.0.12\n").unwrap();
     assert_eq!(network.name_server, None);
     network.look_for_names("search here\nnameserver 127.0.0.11\n").unwrap();
-    let connected = network.connect().unwrap();
+    let connected = network.connect(1).unwrap();
     let NameServer { plan, stream } = connected.name_server.unwrap();
     assert_eq!(plan.address, [127, 0, 0, 11]);
 
     // It is asked for the guest.
     let mut guest = UnixStream::from(stream);
-    guest.write_all(b"\x07\0\x02\0?!").unwrap();
+    guest.write_all(b"\x07\0\0\x02\0?!").unwrap();
     let mut question = [0; 8];
     let (length, from) = server.recv_from(&mut question).unwrap();
     assert_eq!(&question[..length], b"?!");
     server.send_to(b"yes", from).unwrap();
-    let mut answer = [0; 7];
+    let mut answer = [0; 8];
     guest.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     guest.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"\x07\0\x03\0yes");
+    assert_eq!(&answer, b"\x07\0\0\x03\0yes");
 
     // It asks others, whose answers are not the guest's.
     let (other, asks) = (bind(&peer, "10.77.0.1:53"), bind(&stage.path(), "0.0.0.0:0"));

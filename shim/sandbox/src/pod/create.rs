@@ -272,6 +272,7 @@ impl Pod {
             host_facts(),
         )?;
         plan.notes.tell();
+        plan.expect_network_of_pod()?;
         drop(bundle);
         if let Some(disk) = disk {
             plan.put_root_on(disk);
@@ -478,6 +479,7 @@ fn plan_first(options: &PodOptions, container: &NewContainer) -> Result<(Plan, P
     let mut plan =
         bundle.plan(&container.id, &options.overrides(), &options.config, host_facts())?;
     plan.notes.tell();
+    plan.expect_network_of_pod()?;
     if plan.has_host_network() {
         return Err(SandboxError::from(NetworkError::HostAsked).into());
     }

@@ -3,8 +3,9 @@
 
 use crate::config::HostConfig;
 use crate::console_rate::ConsoleRate;
+use crate::disk_rate::DiskRate;
 use crate::limits::{check_memory, check_vcpus};
-use crate::network_settings::NetworkRate;
+use crate::network_settings::{NetworkKind, NetworkRate};
 use crate::spec::error::SpecError;
 use crate::spec::file_cache::{self, CacheWishes};
 use vmm_api::WallPolicy;
@@ -13,11 +14,13 @@ use vmm_api::WallPolicy;
 const PREFIX: &str = "dev.ringfence.";
 
 /// Each one, without the prefix.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 10] = [
     "memory_mib",
     "vcpus",
     "file_cache",
     "console_rate",
+    "disk_rate",
+    "network",
     "network_rate",
     "network_source_filter",
     "network_metadata",
@@ -35,6 +38,10 @@ pub(super) struct Wishes {
     pub(super) file_cache: CacheWishes,
     /// How fast its kernel messages are kept.
     pub(super) console_rate: Option<ConsoleRate>,
+    /// How much it may read and write on each of its disks.
+    pub(super) disk_rate: DiskRate,
+    /// The network of a container that has none.
+    pub(super) network: Option<NetworkKind>,
     /// How much may go over each interface of the guest.
     pub(super) network_rate: NetworkRate,
     /// Whether the guest sends from its own addresses only.
@@ -75,6 +82,8 @@ pub(super) fn read(annotations: &[(&str, &str)], config: &HostConfig) -> Result<
             "console_rate" => {
                 wishes.console_rate = Some(ConsoleRate::read(value).map_err(invalid)?);
             }
+            "disk_rate" => wishes.disk_rate = DiskRate::read(value).map_err(invalid)?,
+            "network" => wishes.network = Some(NetworkKind::read(value).map_err(invalid)?),
             "network_rate" => wishes.network_rate = NetworkRate::read(value).map_err(invalid)?,
             "network_source_filter" => {
                 wishes.network_source_filter = Some(read_switch(value).map_err(invalid)?);
@@ -133,8 +142,10 @@ mod tests {
             ("dev.ringfence.vcpus", "33"),
             ("dev.ringfence.file_cache", "sometimes"),
             ("dev.ringfence.console_rate", "lines=1"),
+            ("dev.ringfence.disk_rate", "reads=1"),
             ("dev.ringfence.network_rate", "fast"),
             // These take a wall down: nobody may unless the host says so.
+            ("dev.ringfence.network", "passt"),
             ("dev.ringfence.network_source_filter", "false"),
             ("dev.ringfence.network_metadata", "true"),
             ("dev.ringfence.kernel", "/x"),
@@ -142,6 +153,11 @@ mod tests {
             let error = of(&config, name, value).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");
         }
+        config.allowed_annotations.push("network".to_owned());
+        let network =
+            |value| read(&[("dev.ringfence.network", value)], &config).map(|wishes| wishes.network);
+        assert_eq!(network("passt").unwrap(), Some(NetworkKind::Passt));
+        assert!(network("host").unwrap_err().to_string().contains("none or passt"));
         config.allowed_annotations.push("network_metadata".to_owned());
         let wishes = read(&[("dev.ringfence.network_metadata", "true")], &config).unwrap();
         assert_eq!(wishes.network_metadata, Some(true));

@@ -54,6 +54,7 @@ pub use vm::{HostFacts, VmPlan};
 pub(crate) use vm::largest_limit;
 
 use crate::config::HostConfig;
+use crate::network_settings::NetworkKind;
 use crate::spec::json::{Fields, Node};
 use crate::spec::process::ProcessSpec;
 use agent_protocol::{
@@ -111,6 +112,8 @@ pub struct Plan {
     pub container: ContainerSpec,
     /// The host's network namespace that the guest is connected to.
     pub network: Option<PathBuf>,
+    /// What the container gets if that is none, by its annotation.
+    pub network_kind: Option<NetworkKind>,
     /// The container's cgroup on the host, if it is to have one.
     pub cgroups_path: Option<CgroupsPath>,
     /// Limits of the whole pod, in the guest's words, which the host's cgroup gets instead of the
@@ -142,6 +145,17 @@ impl Plan {
     /// Whether the bundle leaves its container in the host's network namespace.
     pub(crate) fn has_host_network(&self) -> bool {
         self.network.is_none() && !self.container.has_own_network()
+    }
+
+    /// A container of a pod has the pod's network, which is the engine's.
+    pub(crate) fn expect_network_of_pod(&self) -> Result<(), SpecError> {
+        match self.network_kind {
+            Some(NetworkKind::Passt) => {
+                let problem = "a container of containerd has the network of its pod";
+                Err(annotations::invalid("network", "passt", problem.to_owned()))
+            }
+            Some(NetworkKind::None) | None => Ok(()),
+        }
     }
 }
 
@@ -325,6 +339,7 @@ impl Bundle {
             vm,
             shares,
             network: linux.own.network,
+            network_kind: wishes.network,
             cgroups_path: linux.cgroups_path.filter(|_| !overrides.no_host_cgroup),
             pod_settings: of_pod.map(|limits| limits.cgroup.settings),
             host_limits: resources.host,

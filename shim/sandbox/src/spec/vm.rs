@@ -2,6 +2,7 @@
 
 use crate::config::HostConfig;
 use crate::console_rate::ConsoleRate;
+use crate::disk_rate::DiskRate;
 use crate::limits::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, check_memory, check_vcpus};
 use crate::network_settings::NetworkSettings;
 use crate::spec::Overrides;
@@ -35,6 +36,8 @@ pub struct VmPlan {
     pub host_cpus: Option<CpuList>,
     /// How fast its kernel messages are kept.
     pub console_rate: ConsoleRate,
+    /// How much it may read and write on each of its disks.
+    pub disk_rate: DiskRate,
     /// What holds for its interfaces.
     pub network: NetworkSettings,
     /// What happens where the host does not give one of the walls.
@@ -84,6 +87,7 @@ pub(super) fn plan(
         parameters: kernel.parameters,
         host_cpus: resources.host_cpus.clone(),
         console_rate: config.console_rate.lower(wishes.console_rate),
+        disk_rate: config.disk_rate.lower(wishes.disk_rate),
         network: NetworkSettings {
             rate: config.network_rate.lower(wishes.network_rate),
             any_source: !wishes.network_source_filter.unwrap_or(config.network_source_filter),

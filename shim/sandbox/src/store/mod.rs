@@ -194,6 +194,12 @@ impl StateDir {
         self.kept = true;
     }
 
+    /// The directory, which stays, for another machine of the container.
+    pub(crate) fn again(&self) -> Self {
+        let Self { root, path, record, kept: _ } = self;
+        Self { root: root.clone(), path: path.clone(), record: record.clone(), kept: true }
+    }
+
     pub(crate) fn is_kept(&self) -> bool {
         self.kept
     }

@@ -5,6 +5,7 @@
 //! (the agent's answers, hooks) runs in tasks that report back, so that a slow guest holds up
 //! neither the end of the container nor another command.
 
+mod again;
 mod operations;
 
 use crate::control::{Answer, Call, Clients, ExecRequest, Replier, Request, Server};
@@ -16,7 +17,7 @@ use crate::exit::{Exit, end_of, exit_of};
 use crate::hooks::{self, ContainerState, HookError};
 use crate::host_cgroup::HostCgroup;
 use crate::limits_change::{LimitsChange, next_change};
-use crate::network::{HostNetwork, NetworkRecord};
+use crate::network::HostNetwork;
 use crate::policy::{self, Operation, SignalAction, Situation};
 use crate::processes::Processes;
 use crate::refusal::signal_answer;
@@ -97,6 +98,8 @@ pub(crate) struct Supervisor {
     hooks: Hooks,
     hook_state: ContainerState,
     start: Option<Start>,
+    /// Waits for a start that needs another machine.
+    renewal: Option<Replier>,
     processes: Processes,
     calls: mpsc::Receiver<Call>,
     clients: Clients,
@@ -136,6 +139,7 @@ impl Supervisor {
             hooks,
             hook_state,
             start: None,
+            renewal: None,
             processes: Processes::new(init),
             calls: server.calls,
             clients: server.clients,
@@ -224,6 +228,9 @@ impl Supervisor {
     ) -> Result<Exit, SandboxError> {
         let mut exit = None;
         loop {
+            if let Some(replier) = self.renewal.take() {
+                self.start_again(replier, signals, timeline).await?;
+            }
             // A start is seen to its end even if the program has ended meanwhile.
             if self.start.is_none()
                 && let Some(exit) = exit
@@ -327,6 +334,7 @@ impl Supervisor {
 /// The start of the program.
 impl Supervisor {
     fn begin_start(&mut self, starter: Starter) {
+        drop(self.guest.blueprint.take());
         let client = self.guest.client.clone();
         let id = self.guest.id.clone();
         // The hooks that run in the guest are a part of it.
@@ -446,13 +454,8 @@ impl Supervisor {
         let done = match request {
             Request::Start if self.start.is_some() => Err("it is being started".to_owned()),
             Request::Start => {
-                match self.guest.namespace.as_ref().map_or(Ok(()), NetworkRecord::check) {
-                    Ok(()) => {
-                        self.begin_start(Starter::Client(replier));
-                        return Ok(());
-                    }
-                    Err(error) => Err(crate::text::chain(&error)),
-                }
+                self.on_start(replier);
+                return Ok(());
             }
             Request::Exec(request) => return self.exec(*request, replier).await,
             Request::Kill { signal, all } => {

@@ -27,9 +27,9 @@ use std::time::Duration;
 
 /// A network of one guest, in the user's mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UserNetwork {
+pub(crate) struct UserNetwork {
     /// Ports of the host that lead to the container.
-    pub forwards: Vec<Forward>,
+    pub(crate) forwards: Vec<Forward>,
 }
 
 /// Ports that may be forwarded: each is a socket of passt, and a word of its command line.
@@ -59,14 +59,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum UserNetworkError {
     /// It is not installed.
     #[error(
-        "passt, which is the network of --net passt, is not installed: install it (Debian's package is \
+        "passt, which is to be the container's network, is not installed: install it (Debian's package is \
          called passt), or see to it that PATH leads to it"
     )]
     Missing,
     /// The bundle has a network.
     #[error(
-        "--net passt is for containers without a network, and the bundle names the network namespace \
-         {}: leave one of them out", path.display()
+        "passt (--net, or the annotation dev.ringfence.network) is for containers without a network, and \
+         the bundle names the network namespace {}: leave one of them out", path.display()
     )]
     NamespaceGiven {
         /// The namespace.

@@ -14,7 +14,7 @@ use super::net::NetState;
 use super::vsock::VsockState;
 
 /// The version of everything in this module and of the devices' states.
-pub const STATE_VERSION: u16 = 3;
+pub const STATE_VERSION: u16 = 4;
 
 /// One virtqueue: what the driver has set up, and how far the device has got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,13 +22,16 @@ const KVM_GET_REGS: u32 = 0x8090_ae81;
 const KVM_SET_REGS: u32 = 0x4090_ae82;
 // linux/if_tun.h.
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+const TUNSETQUEUE: u32 = 0x4004_54d9;
 
 /// Memory, but none that could be executed: all code was mapped when the program was loaded.
 const NOT_EXECUTABLE: Arguments =
     Arguments::When(|| Ok(vec![masked(2, u64::from(libc::PROT_EXEC.cast_unsigned()), 0)?]));
 const VIRTUAL_CPU: Arguments = Arguments::When(|| {
-    any_of(1, &[KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_GET_REGS, KVM_SET_REGS, TUNSETOFFLOAD])
+    let own = [KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_GET_REGS, KVM_SET_REGS];
+    any_of(1, &[&own[..], &[TUNSETOFFLOAD, TUNSETQUEUE]].concat())
 });
+const QUEUE_OF_TAP: Arguments = Arguments::When(|| any_of(1, &[TUNSETQUEUE]));
 /// Pids do not change while the process lives.
 const THIS_PROCESS: Arguments = Arguments::When(|| any_of(0, &[std::process::id()]));
 /// Copies, flags and locks; not who is sent a signal by whom.
@@ -75,7 +78,8 @@ const VCPU: &[Call] = &[
     only(
         libc::SYS_ioctl,
         VIRTUAL_CPU,
-        "running it; the registers of the entry stub; its clock; a tap, told what the driver takes",
+        "running it; the registers of the entry stub; its clock; a tap, told what the driver takes, and \
+         its queues, when the driver resets it",
     ),
     call(libc::SYS_poll, "whether the console log takes a line"),
     call(libc::SYS_epoll_ctl, "a device whose driver is ready: what its thread waits for"),
@@ -106,6 +110,7 @@ const DEVICE: &[Call] = &[
     call(libc::SYS_epoll_pwait, "epoll_wait(2), as the C library may have it"),
     call(libc::SYS_epoll_ctl, "sockets that come and go"),
     call(libc::SYS_timerfd_settime, "waiting for a rate"),
+    only(libc::SYS_ioctl, QUEUE_OF_TAP, "a tap: as many queues as the driver asks for"),
     call(libc::SYS_recvmsg, "vsock: into the guest's buffers"),
     call(libc::SYS_sendmsg, "vsock: from the guest's buffers"),
     call(libc::SYS_sendto, "vsock: what a socket did not take at once"),

@@ -189,6 +189,27 @@ fn a_network_needs_an_address_and_room_for_packets() {
 }
 
 #[test]
+fn a_network_has_a_bounded_number_of_pairs_of_queues() {
+    let with = |count: u16| {
+        let mut config = good();
+        config.nets = vec![NetConfig {
+            backend: NetBackend::Tap { taps: (6..6 + count).map(FdSlot).collect(), uso: true },
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            sources: None,
+            metadata: false,
+            sent: RateLimit::default(),
+            received: RateLimit::default(),
+        }];
+        let spec = MachineSpec::new(config, fds(6 + usize::from(count)))?;
+        Ok(spec.devices.nets.iter().map(|net| net.backend.pairs()).sum::<usize>())
+    };
+    assert_eq!((with(1), with(4)), (Ok(1), Ok(4)));
+    assert_eq!(with(0), Err(SpecError::NetPairs { count: 0 }));
+    assert_eq!(with(5), Err(SpecError::NetPairs { count: 5 }));
+}
+
+#[test]
 fn drives_are_devices_and_their_disks_are_checked() {
     let drives = |config: &mut MachineConfig, count| {
         config.drives = vec![DriveConfig::default(); count];

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use super::{ETHERNET_HEADER, HEADER_SIZE, MAX_FRAME};
 
@@ -14,8 +15,9 @@ pub enum Backend {
     /// [`HEADER_SIZE`] bytes, and with checksums and TCP segmentation left to its reader
     /// (TUNSETOFFLOAD: TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6).
     Tap {
-        /// Its descriptor.
-        tap: File,
+        /// Its descriptors, one for each pair of queues. If there are several, it has IFF_MULTI_QUEUE,
+        /// and all of them but the first are detached (IFF_DETACH_QUEUE).
+        taps: Vec<File>,
         /// Segmentation of UDP is left to its reader, too (TUN_F_USO4, TUN_F_USO6; Linux 6.2).
         uso: bool,
     },
@@ -67,16 +69,24 @@ impl Offloads {
     }
 }
 
+/// The same of one pair of queues.
+#[derive(Debug)]
+enum End {
+    Tap(Arc<File>),
+    Stream(File),
+}
+
 /// Bytes of a length in a stream.
 const LENGTH: usize = 4;
 
 /// Bytes that are read from a stream at a time: a frame at least.
 const READ_AHEAD: usize = 2 * (LENGTH + MAX_FRAME);
 
-/// A backend at work. It outlives the workers: a stream may be in the middle of a frame.
+/// The back end of one pair of queues at work. It outlives the workers: a stream may be in the middle of
+/// a frame.
 #[derive(Debug)]
 pub(super) struct Link {
-    backend: Backend,
+    end: End,
     /// What a tap leaves to its reader.
     left: Offloads,
     /// Bytes of a stream that have been read, and which of them have been taken.
@@ -87,23 +97,41 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(backend: Backend) -> Self {
-        let uso = matches!(backend, Backend::Tap { uso: true, .. });
-        let left = Offloads { csum: true, tso4: true, tso6: true, uso };
-        Self { backend, left, read: Vec::new(), taken: 0, unsent: Vec::new() }
-    }
-
-    pub(super) fn file(&self) -> &File {
-        match &self.backend {
-            Backend::Tap { tap: file, .. } | Backend::Stream(file) => file,
+    /// One for each pair of queues.
+    pub(super) fn all(backend: Backend) -> Vec<Self> {
+        match backend {
+            Backend::Tap { taps, uso } => {
+                taps.into_iter().map(|tap| Self::new(End::Tap(Arc::new(tap)), uso)).collect()
+            }
+            Backend::Stream(stream) => vec![Self::new(End::Stream(stream), false)],
         }
     }
 
-    /// A tap leaves no more to its reader than the driver takes. One that cannot be told goes on as it
-    /// was, and what the driver does not take is lost. Nothing is done if nothing changes: who lets a
-    /// paused machine go on need not be allowed this.
+    fn new(end: End, uso: bool) -> Self {
+        let left = Offloads { csum: true, tso4: true, tso6: true, uso };
+        Self { end, left, read: Vec::new(), taken: 0, unsent: Vec::new() }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        match &self.end {
+            End::Tap(file) => file,
+            End::Stream(file) => file,
+        }
+    }
+
+    /// The tap, if it is one.
+    pub(super) fn tap(&self) -> Option<Arc<File>> {
+        match &self.end {
+            End::Tap(tap) => Some(tap.clone()),
+            End::Stream(_) => None,
+        }
+    }
+
+    /// A tap leaves no more to its reader than the driver takes, whichever queue of it is told. One that
+    /// cannot be told goes on as it was, and what the driver does not take is lost. Nothing is done if
+    /// nothing changes: who lets a paused machine go on need not be allowed this.
     pub(super) fn leave_to_reader(&mut self, left: Offloads) {
-        let Backend::Tap { tap, .. } = &self.backend else { return };
+        let End::Tap(tap) = &self.end else { return };
         if left != self.left {
             // SAFETY: TUNSETOFFLOAD takes a number and no pointer.
             let _ = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, left.flags()) };
@@ -114,9 +142,9 @@ impl Link {
     /// The next frame, behind a header, into `frame`; its bytes with the header. `WouldBlock` if there
     /// is none; any other error is final.
     pub(super) fn receive(&mut self, frame: &mut [u8]) -> io::Result<usize> {
-        match &self.backend {
-            Backend::Tap { tap, .. } => retried(|| (&*tap).read(frame)),
-            Backend::Stream(stream) => loop {
+        match &self.end {
+            End::Tap(tap) => retried(|| (&**tap).read(frame)),
+            End::Stream(stream) => loop {
                 let rest = self.read.get(self.taken..).unwrap_or_default();
                 if let Some((whole, length)) = split(rest, frame)? {
                     self.taken = self.taken.saturating_add(length);
@@ -132,8 +160,8 @@ impl Link {
     /// Sends a frame that is behind a header, in whose end a stream's length is written. `WouldBlock` if
     /// it has to come again; any other error has lost it.
     pub(super) fn send(&mut self, frame: &mut [u8]) -> io::Result<()> {
-        if let Backend::Tap { tap, .. } = &self.backend {
-            return retried(|| (&*tap).write(frame)).map(drop);
+        if let End::Tap(tap) = &self.end {
+            return retried(|| (&**tap).write(frame)).map(drop);
         }
         self.flush()?;
         let length = frame.len().saturating_sub(HEADER_SIZE);
@@ -217,7 +245,8 @@ mod tests {
     fn link() -> (Link, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (Link::new(Backend::Stream(File::from(OwnedFd::from(ours)))), theirs)
+        let link = Link::new(End::Stream(File::from(OwnedFd::from(ours))), false);
+        (link, theirs)
     }
 
     fn all(link: &mut Link) -> (Vec<Vec<u8>>, io::ErrorKind) {

@@ -1,15 +1,19 @@
 //! The config side.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::backend::{Backend, Link, Offloads};
+use super::control::ControlWorker;
 use super::filter::Filter;
+use super::pairs::Pairs;
 use super::state::NetState;
 use super::worker::{Accepted, NetWorker, Rules};
-use super::{QUEUE_SIZE, RECEIVE_QUEUE, TRANSMIT_QUEUE, feature};
+use super::{CONTROL_QUEUE_SIZE, MAX_PAIRS, PAIR, QUEUE_SIZE, feature};
 use crate::event_loop::{EventLoop, WorkerHandle};
 use crate::limits::Limits;
+use crate::memory::GuestRam;
 use crate::rate::Rate;
 use crate::virtio::spec::{self, device_type};
 use crate::virtio::state::DeviceState;
@@ -83,8 +87,10 @@ impl NetHandle {
 
 /// A network device.
 pub struct Net {
-    /// While no worker has it.
-    link: Option<Link>,
+    /// Of each pair of queues, while no worker has it.
+    links: Vec<Option<Link>>,
+    pairs: Arc<Pairs>,
+    queue_sizes: Vec<u16>,
     /// Features by which the other side makes checksums and segments.
     offloads: u64,
     mac: [u8; 6],
@@ -93,18 +99,60 @@ pub struct Net {
     sent: FrameRate,
     received: FrameRate,
     shared: Arc<Shared>,
-    event_loop: Arc<EventLoop>,
-    worker: Option<WorkerHandle<NetWorker>>,
+    event_loops: Vec<Arc<EventLoop>>,
+    /// With the number of its pair.
+    workers: Vec<(usize, WorkerHandle<NetWorker>)>,
+    control: Option<WorkerHandle<ControlWorker>>,
 }
 
 impl Net {
-    /// A device whose worker runs on `event_loop`.
-    pub fn new(spec: NetSpec, event_loop: Arc<EventLoop>) -> Self {
+    /// A device with a pair of queues for each descriptor of its back end, at most [`MAX_PAIRS`], whose
+    /// workers run on these loops, one for each pair.
+    pub fn new(spec: NetSpec, event_loops: Vec<Arc<EventLoop>>) -> Self {
         let NetSpec { backend, mac, mtu, filter, sent, received } = spec;
         let offloads = offloads(&backend);
-        let link = Some(Link::new(backend));
-        let (shared, worker) = (Arc::default(), None);
-        Self { link, offloads, mac, mtu, filter, sent, received, shared, event_loop, worker }
+        let mut links = Link::all(backend);
+        links.truncate(MAX_PAIRS.min(event_loops.len()));
+        let pairs = Arc::new(Pairs::new(links.iter().skip(1).filter_map(Link::tap)));
+        let mut queue_sizes = vec![QUEUE_SIZE; links.len().saturating_mul(PAIR.into())];
+        if links.len() > 1 {
+            queue_sizes.push(CONTROL_QUEUE_SIZE);
+        }
+        Self {
+            links: links.into_iter().map(Some).collect(),
+            pairs,
+            queue_sizes,
+            offloads,
+            mac,
+            mtu,
+            filter,
+            sent,
+            received,
+            shared: Arc::default(),
+            event_loops,
+            workers: Vec::new(),
+            control: None,
+        }
+    }
+
+    /// The device that `state` was taken from, connected to the network anew.
+    ///
+    /// # Errors
+    /// Its driver uses more pairs of queues than there are, or one cannot be attached.
+    pub fn restore(
+        state: &NetState,
+        spec: NetSpec,
+        event_loops: Vec<Arc<EventLoop>>,
+    ) -> io::Result<Self> {
+        let NetState { mac, mtu, pairs } = *state;
+        let device = Self::new(NetSpec { mac, mtu, ..spec }, event_loops);
+        let count = device.links.len();
+        if pairs == 0 || usize::from(pairs) > count {
+            let problem = format!("its driver uses {pairs} pairs of queues of {count}");
+            return Err(io::Error::other(problem));
+        }
+        device.pairs.ask(pairs)?;
+        Ok(device)
     }
 
     /// What tells it of its network.
@@ -112,14 +160,56 @@ impl Net {
         NetHandle(self.shared.clone())
     }
 
+    /// Pairs of queues, at most [`MAX_PAIRS`].
+    fn count(&self) -> u16 {
+        u16::try_from(self.links.len()).unwrap_or(u16::MAX)
+    }
+
     /// The configuration space (§5.1.4): what the offered features make valid, the rest zero.
     fn config(&self) -> [u8; 12] {
         let mut config = [0; 12];
         let status = if self.shared.is_down.load(Ordering::Acquire) { 0 } else { LINK_UP };
+        let [p0, p1] = if self.count() > 1 { self.count().to_le_bytes() } else { [0, 0] };
         let [m0, m1] = self.mtu.to_le_bytes();
-        let values = self.mac.into_iter().chain([status, 0, 0, 0, m0, m1]);
+        let values = self.mac.into_iter().chain([status, 0, p0, p1, m0, m1]);
         config.iter_mut().zip(values).for_each(|(to, from)| *to = from);
         config
+    }
+
+    /// Starts the worker of a pair on its loop.
+    fn start(
+        &mut self,
+        pair: usize,
+        queues: (Virtqueue, Virtqueue),
+        memory: Arc<GuestRam>,
+        rules: Rules,
+        accepted: Accepted,
+    ) -> Result<(), ActivateError> {
+        let no_backend = ActivateError::NoBackend { reason: "its network has not come back" };
+        let link = self.links.get_mut(pair).and_then(Option::take);
+        let (Some(link), Some(event_loop)) = (link, self.event_loops.get(pair)) else {
+            return Err(no_backend);
+        };
+        let line = (link, self.shared.clone());
+        let worker = NetWorker::new(self.pairs.lane(pair), queues, memory, line, rules, accepted);
+        let handle = event_loop.start(worker).map_err(ActivateError::Worker)?;
+        self.workers.push((pair, handle));
+        Ok(())
+    }
+
+    /// Starts the worker of the control queue, beside the first pair's.
+    fn start_control(
+        &mut self,
+        queue: Virtqueue,
+        memory: Arc<GuestRam>,
+        most: u16,
+    ) -> Result<(), ActivateError> {
+        let worker = ControlWorker::new(queue, memory, self.pairs.clone(), most);
+        if let Some(event_loop) = self.event_loops.first() {
+            let handle = event_loop.start(worker).map_err(ActivateError::Worker)?;
+            self.control = Some(handle);
+        }
+        Ok(())
     }
 }
 
@@ -145,10 +235,11 @@ impl VirtioDevice for Net {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE, QUEUE_SIZE]
+        &self.queue_sizes
     }
 
     fn features(&self) -> u64 {
+        let several = if self.count() > 1 { feature::CTRL_VQ | feature::MQ } else { 0 };
         spec::feature::RING_EVENT_IDX
             | spec::feature::RING_INDIRECT_DESC
             | feature::MTU
@@ -156,6 +247,7 @@ impl VirtioDevice for Net {
             | feature::MRG_RXBUF
             | feature::STATUS
             | self.offloads
+            | several
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -163,8 +255,6 @@ impl VirtioDevice for Net {
     }
 
     fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
-        let receive = activation.take_queue(RECEIVE_QUEUE)?;
-        let transmit = activation.take_queue(TRANSMIT_QUEUE)?;
         let offloads = Offloads {
             csum: activation.has_feature(feature::GUEST_CSUM),
             tso4: activation.has_feature(feature::GUEST_TSO4),
@@ -172,34 +262,59 @@ impl VirtioDevice for Net {
             uso: activation.has_feature(feature::GUEST_USO4 | feature::GUEST_USO6),
         };
         let accepted = Accepted { merged: activation.has_feature(feature::MRG_RXBUF), offloads };
-        let queues = (receive, transmit);
+        let has_control = activation.has_feature(feature::CTRL_VQ);
+        let known =
+            if activation.has_feature(feature::CTRL_VQ | feature::MQ) { self.count() } else { 1 };
+        // §5.1.2: it comes behind all pairs that the driver knows of.
+        let place = known.saturating_mul(PAIR);
+        let control = has_control.then(|| activation.take_optional_queue(place)).flatten();
+        let queues = take_pairs(&mut activation, known)?;
+        let most = u16::try_from(queues.len()).unwrap_or(known);
+
         let limits = |FrameRate { packets, bytes }| Limits::new(packets, bytes);
         let sent = limits(self.sent).map_err(ActivateError::Worker)?;
         let received = limits(self.received).map_err(ActivateError::Worker)?;
-        let rules = Rules { mac: self.mac, filter: self.filter.clone(), sent, received };
-        let no_backend = ActivateError::NoBackend { reason: "its network has not come back" };
-        let mut link = self.link.take().ok_or(no_backend)?;
-        link.leave_to_reader(offloads);
+        if let Some(Some(link)) = self.links.first_mut() {
+            link.leave_to_reader(offloads);
+        }
         self.shared.set_signal(Some(activation.signal));
-        let line = (link, self.shared.clone());
-        let worker = NetWorker::new(queues, activation.memory, line, rules, accepted);
-        self.worker = Some(self.event_loop.start(worker).map_err(ActivateError::Worker)?);
-        Ok(())
+        for (pair, queues) in queues.into_iter().enumerate() {
+            let rules = Rules {
+                mac: self.mac,
+                filter: self.filter.clone(),
+                sent: share(sent.as_ref())?,
+                received: share(received.as_ref())?,
+            };
+            self.start(pair, queues, activation.memory.clone(), rules, accepted)?;
+        }
+        control.map_or(Ok(()), |queue| self.start_control(queue, activation.memory, most))
     }
 
     fn stop(&mut self) -> Vec<Virtqueue> {
         self.shared.set_signal(None);
-        let Some(worker) = self.worker.take().and_then(WorkerHandle::stop) else {
-            return Vec::new();
-        };
-        let (queues, link) = worker.into_parts();
-        self.link = Some(link);
-        queues.into()
+        // First: it is the one that changes what the others do.
+        let control = self.control.take().and_then(WorkerHandle::stop);
+        let mut queues: Vec<_> = control.map(ControlWorker::into_queue).into_iter().collect();
+        for (pair, worker) in self.workers.drain(..) {
+            let Some(worker) = worker.stop() else { continue };
+            let (own, link) = worker.into_parts();
+            if let Some(place) = self.links.get_mut(pair) {
+                *place = Some(link);
+            }
+            queues.extend(own);
+        }
+        queues
+    }
+
+    fn reset(&mut self) {
+        self.pairs.reset();
     }
 
     fn save(&self) -> DeviceState {
         let Self {
-            link: _,
+            links: _,
+            pairs,
+            queue_sizes: _,
             offloads: _,
             mac,
             mtu,
@@ -207,9 +322,35 @@ impl VirtioDevice for Net {
             sent: _,
             received: _,
             shared: _,
-            event_loop: _,
-            worker: _,
+            event_loops: _,
+            workers: _,
+            control: _,
         } = self;
-        DeviceState::Net(NetState { mac: *mac, mtu: *mtu })
+        DeviceState::Net(NetState { mac: *mac, mtu: *mtu, pairs: pairs.active() })
     }
+}
+
+/// The queues of the first pairs that the driver has set up: of one at least.
+fn take_pairs(
+    activation: &mut Activation,
+    known: u16,
+) -> Result<Vec<(Virtqueue, Virtqueue)>, ActivateError> {
+    let first = (activation.take_queue(0)?, activation.take_queue(1)?);
+    let mut pairs = vec![first];
+    for pair in 1..known {
+        let receive = pair.saturating_mul(PAIR);
+        let queues = [receive, receive.saturating_add(1)];
+        let [Some(receive), Some(transmit)] =
+            queues.map(|queue| activation.take_optional_queue(queue))
+        else {
+            break;
+        };
+        pairs.push((receive, transmit));
+    }
+    Ok(pairs)
+}
+
+/// The same limits for one more worker.
+fn share(limits: Option<&Limits>) -> Result<Option<Limits>, ActivateError> {
+    limits.map(Limits::share).transpose().map_err(ActivateError::Worker)
 }

@@ -6,14 +6,19 @@
 //!  driver <── receive queue ──────────────── tap or stream   frames for the guest
 //! ```
 //!
+//! Over a tap there can be several such pairs of queues, each with a descriptor of the tap and a thread of
+//! its own. The driver says by the control queue how many it uses, and the tap has as many.
+//!
 //! Each frame passes through memory of the device: the filter must see what is sent, and the guest
 //! can change its own memory at any time. Frames carry the header of §5.1.6 in both directions, which
 //! is that of the tap; segmentation and checksums are left to the host and to the guest where both
 //! can do that.
 
 mod backend;
+mod control;
 mod device;
 mod filter;
+mod pairs;
 mod state;
 mod worker;
 
@@ -22,14 +27,18 @@ pub use device::{FrameRate, Net, NetHandle, NetSpec};
 pub use filter::Filter;
 pub use state::NetState;
 
-/// Frames for the guest.
-const RECEIVE_QUEUE: u16 = 0;
+/// Queues of a pair: one for frames for the guest, and behind it one for frames of the guest.
+const PAIR: u16 = 2;
 
-/// Frames of the guest.
-const TRANSMIT_QUEUE: u16 = 1;
+/// Pairs of queues that a device may have. What a transport of one interrupt brings to the guest is taken by
+/// one virtual CPU at a time, so more of them would gain little.
+pub const MAX_PAIRS: usize = 4;
 
-/// Descriptors of each queue.
+/// Descriptors of each queue of a pair.
 const QUEUE_SIZE: u16 = 256;
+
+/// Descriptors of the control queue: a driver waits for each command.
+const CONTROL_QUEUE_SIZE: u16 = 64;
 
 /// Bytes of the header before each frame (§5.1.6), `VIRTIO_NET_F_MRG_RXBUF` or not; what the tap has to
 /// be set to (TUNSETVNETHDRSZ).
@@ -63,6 +72,10 @@ mod feature {
     pub(super) const MRG_RXBUF: u64 = 1 << 15;
     /// The device says whether its link is up.
     pub(super) const STATUS: u64 = 1 << 16;
+    /// There is a control queue.
+    pub(super) const CTRL_VQ: u64 = 1 << 17;
+    /// There are several pairs of queues.
+    pub(super) const MQ: u64 = 1 << 22;
     /// The driver takes UDP segments larger than a packet, over IPv4.
     pub(super) const GUEST_USO4: u64 = 1 << 54;
     /// The same over IPv6.

@@ -10,4 +10,6 @@ pub struct NetState {
     pub mac: [u8; 6],
     /// Bytes of the largest packet.
     pub mtu: u16,
+    /// Pairs of queues that the driver has asked for.
+    pub pairs: u16,
 }

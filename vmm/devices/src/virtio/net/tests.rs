@@ -3,12 +3,14 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::event_loop::EventLoop;
 use crate::rate::Rate;
 use crate::testing::Driver;
+use crate::virtio::VirtioDevice;
 use crate::virtio::spec::feature::VERSION_1;
 use crate::virtio::state::DeviceState;
 
@@ -25,17 +27,42 @@ fn start_limited(
     filter: Filter,
     limits: (FrameRate, FrameRate),
 ) -> (Driver, UnixDatagram) {
-    let (tap, host) = UnixDatagram::pair().unwrap();
-    tap.set_nonblocking(true).unwrap();
-    host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let tap = File::from(OwnedFd::from(tap));
-    let (sent, received) = limits;
-    let backend = Backend::Tap { tap, uso: true };
-    let spec = NetSpec { backend, mac: MAC, mtu: 1400, filter, sent, received };
-    let event_loop = EventLoop::new("net-test", None).unwrap();
-    let mut driver = Driver::new(Box::new(Net::new(spec, event_loop)));
+    let (driver, mut hosts) = start_pairs(1, features, filter, limits);
+    (driver, hosts.remove(0))
+}
+
+/// The same with several pairs of queues, each with a socket of its own.
+fn start_pairs(
+    count: usize,
+    features: u64,
+    filter: Filter,
+    limits: (FrameRate, FrameRate),
+) -> (Driver, Vec<UnixDatagram>) {
+    let (spec, hosts) = spec(count, filter, limits);
+    let mut driver = Driver::new(Box::new(Net::new(spec, event_loops(count))));
     driver.start(features, 64);
-    (driver, host)
+    (driver, hosts)
+}
+
+fn spec(
+    count: usize,
+    filter: Filter,
+    (sent, received): (FrameRate, FrameRate),
+) -> (NetSpec, Vec<UnixDatagram>) {
+    let (taps, hosts) = (0..count)
+        .map(|_| {
+            let (tap, host) = UnixDatagram::pair().unwrap();
+            tap.set_nonblocking(true).unwrap();
+            host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            (File::from(OwnedFd::from(tap)), host)
+        })
+        .unzip();
+    let backend = Backend::Tap { taps, uso: true };
+    (NetSpec { backend, mac: MAC, mtu: 1400, filter, sent, received }, hosts)
+}
+
+fn event_loops(count: usize) -> Vec<Arc<EventLoop>> {
+    (0..count).map(|_| EventLoop::new("net-test", None).unwrap()).collect()
 }
 
 /// A frame of `length` bytes with its header.
@@ -61,11 +88,15 @@ fn length(written: u32) -> usize {
 
 /// Offers buffers for frames of the host.
 fn offer(driver: &mut Driver, count: usize, size: u32) -> Vec<u64> {
+    offer_to(driver, 0, count, size)
+}
+
+fn offer_to(driver: &mut Driver, queue: usize, count: usize, size: u32) -> Vec<u64> {
     let buffers: Vec<u64> = (0..count).map(|_| driver.allocate(size.into())).collect();
     for buffer in &buffers {
-        driver.queues[0].add(&[(*buffer, size, true)]);
+        driver.queues[queue].add(&[(*buffer, size, true)]);
     }
-    driver.kick(0);
+    driver.kick(queue);
     buffers
 }
 
@@ -176,7 +207,133 @@ fn is_saved_with_its_address() {
     let (driver, _host) = start(u64::MAX, Filter::default());
     driver.transport.pause();
     let state = driver.transport.save();
-    assert_eq!(state.device, DeviceState::Net(NetState { mac: MAC, mtu: 1400 }));
+    assert_eq!(state.device, DeviceState::Net(NetState { mac: MAC, mtu: 1400, pairs: 1 }));
+}
+
+/// The queue behind three pairs.
+const CONTROL: usize = 6;
+
+/// Asks for so many pairs of queues; the answer.
+fn ask(driver: &mut Driver, count: u16) -> Vec<u8> {
+    driver.request(CONTROL, &[&[4, 0], &count.to_le_bytes()], &[1])
+}
+
+#[test]
+fn one_pair_has_no_control_queue_and_three_have() {
+    let (driver, _host) = start(u64::MAX, Filter::default());
+    assert_eq!((driver.queues.len(), driver.read(0x108) & 0xffff), (2, 0));
+    assert_eq!(driver.offered_features() & (feature::CTRL_VQ | feature::MQ), 0);
+    let (driver, _hosts) = start_pairs(3, u64::MAX, Filter::default(), Default::default());
+    assert_eq!((driver.queues.len(), driver.read(0x108) & 0xffff), (7, 3));
+}
+
+#[test]
+fn frames_go_over_as_many_pairs_as_the_driver_asks_for() {
+    let (mut driver, hosts) = start_pairs(3, u64::MAX, Filter::default(), Default::default());
+    let sent = frame([0; 6], 100);
+    let buffers: Vec<_> = (0..3).map(|pair| offer_to(&mut driver, 2 * pair, 4, 1526)).collect();
+    hosts[1].send(&sent).unwrap();
+    hosts[0].send(&sent).unwrap();
+    let (head, _) = driver.wait_used(0);
+    assert_eq!(driver.bytes(buffers[0][usize::from(head)], 112)[12..], sent[12..]);
+    assert_eq!(ask(&mut driver, 3), [0]);
+    for (pair, host) in hosts.iter().enumerate() {
+        // What came to the second one before it was used is there as well.
+        for _ in 0..if pair == 1 { 2 } else { 1 } {
+            host.send(&sent).unwrap();
+            driver.wait_used(2 * pair);
+        }
+        let own = frame(MAC, 60 + pair);
+        driver.request(2 * pair + 1, &[&own], &[]);
+        assert_eq!(receive(host), own);
+    }
+    driver.wait_used(2);
+    assert_eq!(ask(&mut driver, 2), [0]);
+    hosts[2].send(&sent).unwrap();
+    hosts[1].send(&sent).unwrap();
+    driver.wait_used(2);
+    driver.transport.pause();
+    let state = driver.transport.save();
+    assert_eq!(state.device, DeviceState::Net(NetState { mac: MAC, mtu: 1400, pairs: 2 }));
+    driver.transport.resume();
+    let used = driver.queues[4].pop_used();
+    assert_eq!(used, None);
+    assert!(driver.faults.lines().is_empty());
+}
+
+#[test]
+fn every_other_command_is_refused() {
+    let (mut driver, _hosts) = start_pairs(3, u64::MAX, Filter::default(), Default::default());
+    for wrong in [0, 4, u16::MAX] {
+        assert_eq!(ask(&mut driver, wrong), [1], "{wrong}");
+    }
+    for command in
+        [&[][..], &[4], &[4, 0], &[4, 0, 2], &[4, 0, 2, 0, 0], &[4, 1, 2, 0], &[0, 0, 1, 0]]
+    {
+        let parts: Vec<&[u8]> = command.chunks(1).collect();
+        assert_eq!(driver.request(CONTROL, &parts, &[1]), [1], "{command:?}");
+    }
+    // No room for an answer.
+    assert_eq!(driver.request(CONTROL, &[&[4, 0, 2, 0]], &[]), []);
+    assert_eq!(driver.request(CONTROL, &[&[4, 0, 2, 0]], &[64]), [0]);
+    assert!(driver.faults.lines().is_empty());
+    driver.queues[CONTROL].add(&[(u64::MAX - 3, 16, false)]);
+    driver.kick(CONTROL);
+    driver.wait_needs_reset();
+}
+
+#[test]
+fn a_driver_that_knows_one_pair_has_the_control_queue_behind_it() {
+    let features = !feature::MQ;
+    let (mut driver, hosts) = start_pairs(3, features, Filter::default(), Default::default());
+    assert_eq!(driver.request(2, &[&[4, 0, 2, 0]], &[1]), [1]);
+    assert_eq!(driver.request(2, &[&[4, 0, 1, 0]], &[1]), [0]);
+    let own = frame(MAC, 60);
+    driver.request(1, &[&own], &[]);
+    assert_eq!(receive(&hosts[0]), own);
+}
+
+#[test]
+fn a_driver_that_starts_again_has_one_pair() {
+    let (mut driver, _hosts) = start_pairs(3, u64::MAX, Filter::default(), Default::default());
+    assert_eq!(ask(&mut driver, 3), [0]);
+    driver.reset();
+    driver.start(u64::MAX, 64);
+    driver.transport.pause();
+    let state = driver.transport.save();
+    assert_eq!(state.device, DeviceState::Net(NetState { mac: MAC, mtu: 1400, pairs: 1 }));
+}
+
+#[test]
+fn is_restored_with_the_pairs_that_its_driver_uses() {
+    let restored = |pairs| {
+        let (spec, _hosts) = spec(3, Filter::default(), Default::default());
+        let state = NetState { mac: [2, 0, 0, 0, 0, 9], mtu: 1280, pairs };
+        let device = Net::restore(&state, spec, event_loops(3));
+        device.map(|device| assert_eq!(device.save(), DeviceState::Net(state)))
+    };
+    restored(2).unwrap();
+    for wrong in [0, 4] {
+        let error = restored(wrong).unwrap_err();
+        assert!(error.to_string().ends_with("of 3"), "{error}");
+    }
+}
+
+#[test]
+fn all_pairs_keep_to_one_rate() {
+    // Four packets and one on credit at once, and ten in a second then.
+    let packets = Some(Rate { per_second: 10, burst: 4 });
+    let sent = FrameRate { packets, bytes: None };
+    let limits = (sent, FrameRate::default());
+    let (mut driver, hosts) = start_pairs(3, u64::MAX, Filter::default(), limits);
+    assert_eq!(ask(&mut driver, 3), [0]);
+    let (began, own) = (Instant::now(), frame(MAC, 100));
+    for turn in 0..9 {
+        driver.request(2 * (turn % 3) + 1, &[&own], &[]);
+        assert_eq!(receive(&hosts[turn % 3]), own);
+    }
+    // Four of them have waited for a tenth of a second each.
+    assert!(began.elapsed() >= Duration::from_millis(400), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -226,7 +383,7 @@ fn a_stream_carries_frames_behind_their_length_and_its_end_is_the_links() {
     let filter = Filter::default();
     let spec = NetSpec { backend, mac: MAC, mtu: 1400, filter, sent, received };
     let event_loop = EventLoop::new("net-test", None).unwrap();
-    let mut driver = Driver::new(Box::new(Net::new(spec, event_loop)));
+    let mut driver = Driver::new(Box::new(Net::new(spec, vec![event_loop])));
     driver.start(u64::MAX, 64);
     let is_up = |driver: &Driver| driver.read(0x104) >> 16 & 1 == 1;
     assert!(is_up(&driver));

@@ -8,6 +8,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::backend::{Link, Offloads};
 use super::device::Shared;
 use super::filter::Filter;
+use super::pairs::Lane;
 use super::{ETHERNET_HEADER, HEADER_SIZE, MAX_FRAME};
 use crate::event_loop::{Watch, Worker};
 use crate::limits::Limits;
@@ -49,7 +50,10 @@ pub(super) struct Rules {
     pub(super) received: Option<Limits>,
 }
 
+/// Serves one pair of queues.
 pub(super) struct NetWorker {
+    /// Whether the driver uses the pair; `None` for the first one, which it always does.
+    lane: Option<Arc<Lane>>,
     receive: Virtqueue,
     transmit: Virtqueue,
     memory: Arc<GuestRam>,
@@ -67,6 +71,7 @@ pub(super) struct NetWorker {
 
 impl NetWorker {
     pub(super) fn new(
+        lane: Option<Arc<Lane>>,
         (receive, transmit): (Virtqueue, Virtqueue),
         memory: Arc<GuestRam>,
         (link, shared): (Link, Arc<Shared>),
@@ -75,6 +80,7 @@ impl NetWorker {
     ) -> Self {
         let (incoming, outgoing, waiting) = (vec![0; HEADER_SIZE + MAX_FRAME], Vec::new(), 0);
         Self {
+            lane,
             receive,
             transmit,
             memory,
@@ -93,8 +99,20 @@ impl NetWorker {
         ([self.receive, self.transmit], self.link)
     }
 
-    /// Takes frames from the network for as long as the driver has buffers.
+    /// Gives the driver frames of the network, if it uses this pair.
     fn serve_receive(&mut self) -> Result<(), QueueFailed> {
+        let Some(lane) = self.lane.clone() else { return self.receive_frames() };
+        // Held meanwhile: when the driver is told that it has given up a pair, nothing comes by it.
+        let is_attached = lane.lock();
+        if *is_attached {
+            return self.receive_frames();
+        }
+        self.waiting = 0;
+        Ok(())
+    }
+
+    /// Takes frames from the network for as long as the driver has buffers.
+    fn receive_frames(&mut self) -> Result<(), QueueFailed> {
         for _ in 0..BUDGET {
             match may_go_on(&mut self.rules.received) {
                 Ok(true) => {}
