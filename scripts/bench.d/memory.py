@@ -20,86 +20,16 @@ How it is measured
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
 
 from bundle import MEMORY_MIB, Bundle, crun, fail, require, ringfence, rounded, say
+from processes import any_vmm, family, guest_memory, is_vmm, pss_kib, read
 
 COUNTS = (1, 5, 20)
 CRUN_COUNT = 20
 START_DEADLINE_SECONDS = 120
-
-
-def read(path):
-    with open(path) as file:
-        return file.read()
-
-
-def pss_kib(pid):
-    for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    fail(f"/proc/{pid}/smaps_rollup has no Pss")
-
-
-def family(ancestor):
-    """The process and everything below it."""
-    parents = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                after = read(f"/proc/{name}/stat").rpartition(") ")[2].split()
-            except OSError:
-                continue
-            parents.setdefault(int(after[1]), []).append(int(name))
-    found, waiting = [], [ancestor]
-    while waiting:
-        pid = waiting.pop()
-        found.append(pid)
-        waiting.extend(parents.get(pid, ()))
-    return found
-
-
-def is_vmm(pid):
-    return read(f"/proc/{pid}/comm").startswith("ringfence-vmm")
-
-
-class Mapping:
-    def __init__(self, header):
-        span, _, _, _, _, *name = header.split(maxsplit=5)
-        start, end = (int(part, 16) for part in span.split("-"))
-        self.bytes = end - start
-        self.file = os.path.basename(name[0].strip()) if name else ""
-        self.pss_kib = self.anonymous_kib = 0
-        self.flags = ()
-
-    def is_guest_memory(self):
-        return "dd" in self.flags or self.file in ("vmlinux", "initrd.cpio")
-
-
-def mappings(pid):
-    found = []
-    for line in read(f"/proc/{pid}/smaps").splitlines():
-        first, _, rest = line.partition(" ")
-        if "-" in first and not first.endswith(":"):
-            found.append(Mapping(line))
-        elif first == "Pss:":
-            found[-1].pss_kib = int(rest.split()[0])
-        elif first == "Anonymous:":
-            found[-1].anonymous_kib = int(rest.split()[0])
-        elif first == "VmFlags:":
-            found[-1].flags = tuple(rest.split())
-    return found
-
-
-def guest_memory(pid):
-    found = [mapping for mapping in mappings(pid) if mapping.is_guest_memory()]
-    mib = sum(mapping.bytes for mapping in found) / (1 << 20)
-    if not MEMORY_MIB <= mib < MEMORY_MIB + 1:
-        fail(f"the VMM, process {pid}, has {mib} MiB of guest memory and not {MEMORY_MIB}")
-    return found
 
 
 def available_kib():
@@ -155,16 +85,6 @@ class Sandboxes:
             time.sleep(0.1)
         for number in range(self.count):
             subprocess.run(["ringfence", "delete", "--force", f"bench-{number}"], check=True)
-
-
-def any_vmm():
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit() and is_vmm(name):
-                return True
-        except OSError:
-            continue
-    return False
 
 
 def measure_ringfence(bundle, count):

@@ -68,9 +68,14 @@ pub struct HostConfig {
     /// A machine shares no core with another process at the same moment, where cores have two hardware
     /// threads.
     pub core_scheduling: bool,
+    /// Drives of a pod whose first container has no root on a disk: so many others can have one at once.
+    pub pod_drives: u16,
     /// The KVM device.
     pub kvm: PathBuf,
 }
+
+/// Drives of one pod: each is a device of the guest, and interrupts are few.
+pub(crate) const MAX_POD_DRIVES: u16 = 8;
 
 /// One for each process id that Linux gives out at most (proc_sys_kernel(5), pid_max): a machine's user
 /// is the first one plus its process id, which no other process has while it lives.
@@ -116,6 +121,7 @@ impl Default for HostConfig {
             walls: WallPolicy::Strict,
             vmm_users: DEFAULT_VMM_USERS,
             core_scheduling: false,
+            pod_drives: 0,
             kvm: PathBuf::from("/dev/kvm"),
         }
     }
@@ -204,6 +210,10 @@ impl HostConfig {
         }
         if let Err(problem) = crate::limits::check_vcpus(self.vcpus) {
             return refuse("vcpus", self.vcpus.to_string(), problem);
+        }
+        if self.pod_drives > MAX_POD_DRIVES {
+            let problem = format!("it must be from 0 to {MAX_POD_DRIVES}");
+            return refuse("pod_drives", self.pod_drives.to_string(), problem);
         }
         // The last number of all means nobody (chown(2)).
         let last = u32::MAX - VMM_USERS;
@@ -327,6 +337,7 @@ mod tests {
             ("memory_mib = 1", "memory_mib is 1"),
             ("vcpus = 0", "vcpus is 0"),
             ("boot_timeout_ms = 0", "boot_timeout_ms is 0"),
+            ("pod_drives = 9", "pod_drives is 9"),
             ("vmm_users = 1000", "vmm_users is 1000"),
             ("vmm_users = 4294967295", "vmm_users is 4294967295"),
             ("walls = \"none\"", "line 1"),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use integration_tests::command::open_for_writing;
 use integration_tests::{Invocation, Lab, Running};
 use prost::Message;
+use rustix::process::Pid;
 use serde_json::json;
 
 use crate::grpc;
@@ -41,7 +42,7 @@ const PLACES: [&str; 6] = [
 pub(crate) struct Containerd {
     lab: Lab,
     places: BTreeSet<PathBuf>,
-    _daemon: Running,
+    daemon: Running,
     directory: tempfile::TempDir,
 }
 
@@ -86,11 +87,16 @@ impl Containerd {
         });
         import(directory.path());
         let lab = Lab::enter();
-        Self { lab, places: listed(), _daemon: daemon, directory }
+        Self { lab, places: listed(), daemon, directory }
     }
 
     pub(crate) fn lab(&self) -> &Lab {
         &self.lab
+    }
+
+    /// containerd's process.
+    pub(crate) fn pid(&self) -> Pid {
+        self.daemon.pid()
     }
 
     /// Calls the runtime service.

@@ -3,6 +3,7 @@
 mod daemon;
 mod grpc;
 mod killed;
+mod many;
 mod messages;
 mod pod;
 mod restarts;
@@ -49,7 +50,28 @@ fn a_pod_without_a_first_container_does_what_one_with_it_does() {
 fn pods_of_any_size_and_end_leave_nothing() {
     let containerd = Containerd::start();
     tour::sizes(&containerd);
-    restarts::restarts(&containerd);
+    restarts::restarts(&containerd, restarts::FEW);
+    many::at_once(&containerd, 5);
     killed::killed(&containerd);
     containerd.expect_nothing_left();
+}
+
+#[test]
+#[ignore = "half an hour"]
+fn a_container_is_restarted_500_times() {
+    let containerd = Containerd::start();
+    restarts::restarts(&containerd, 500);
+    containerd.expect_nothing_left();
+}
+
+#[test]
+#[ignore = "ten minutes"]
+fn fifty_pods_are_there_at_once() {
+    many::at_once(&Containerd::start(), 50);
+}
+
+#[test]
+#[ignore = "an hour"]
+fn five_hundred_pods_come_one_after_the_other() {
+    many::in_a_row(&Containerd::start(), 500);
 }

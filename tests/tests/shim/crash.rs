@@ -12,7 +12,7 @@ const JOURNAL: usize = 4;
 const PROGRAM: &str = "containerd-shim-ringfence-v2";
 const STATE: &str = "/run/containerd/ringfence/default";
 
-fn gc(words: &[&str]) -> String {
+pub(crate) fn gc(words: &[&str]) -> String {
     let outcome = Invocation::new("ringfence").arg("gc").args(words).run();
     outcome.expect_code(0);
     outcome.out().to_owned()

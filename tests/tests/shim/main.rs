@@ -1,6 +1,8 @@
 //! containerd with its runtime `io.containerd.ringfence.v2`: the shim, its tasks, pods and ends.
 
 mod crash;
+mod full;
+mod held;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -93,8 +93,11 @@ fn a_root_on_a_disk_is_the_guests() {
         config["annotations"]["dev.ringfence.disk_rate"] = "bytes=1048576/1048576".into();
     });
     let rootfs = vec![mount("ext4", &image, &["ro"])];
-    let (status, output) = second.run(New { id: "slow", bundle: &slow, rootfs });
+    // A machine of its own: that of the other shim has no place for a second disk.
+    let limited = Shim::start("slow", &slow);
+    let (status, output) = limited.run(New { id: "slow", bundle: &slow, rootfs });
     assert_eq!((status, output.as_str()), (0, ""));
+    limited.shut_down();
 
     let third = bundle(&lab, "true");
     let refuse = |kind: &str, source: &Path, named: &str| {
@@ -153,5 +156,31 @@ fn containers_of_a_pod_have_their_roots_on_disks() {
     }
     expect_written(&first, "/written", "first\n");
     shim.shut_down();
+    lab.expect_nothing_left();
+}
+
+#[test]
+fn containers_of_a_sandbox_without_a_first_one_have_their_roots_on_disks() {
+    let lab = enter();
+    let image = ext4(&lab, &tree(&lab), "image");
+    let directory = lab.bundle(Root::Shared("busybox"));
+    let usual = std::fs::read_to_string("/etc/ringfence/config.toml").unwrap_or_default();
+    let config = lab.scratch().join("drives.toml");
+    std::fs::write(&config, format!("{usual}\npod_drives = 1\n")).expect("it can be written");
+    let shim = Shim::start_by(&config, &directory.path(""), "drives");
+    let sandbox = shim.sandbox("drives");
+    sandbox.create("", &directory.path("")).expect("it can be made");
+    let pid = sandbox.start();
+    for turn in 1..=2 {
+        let writer = bundle(&lab, &format!("cat /turn; echo {turn} > /turn"));
+        let writer = writer.edit(|config| member(config, "drives", pid));
+        let rootfs = vec![mount("ext4", &image, &["rw"])];
+        let (status, output) = shim.run(New { id: "writer", bundle: &writer, rootfs });
+        let before = if turn > 1 { format!("{}\n", turn - 1) } else { String::new() };
+        assert_eq!((status, output), (0, before));
+        expect_written(&image, "/turn", &format!("{turn}\n"));
+    }
+    sandbox.stop();
+    sandbox.shut_down();
     lab.expect_nothing_left();
 }

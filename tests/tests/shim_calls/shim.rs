@@ -7,8 +7,8 @@ use containerd_shim_protos::api::{
     CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, KillRequest, Mount,
     ShutdownRequest, StartRequest, UpdateTaskRequest, WaitRequest,
 };
-use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::sandbox_api::{
     CreateSandboxRequest, PingRequest, PlatformRequest, SandboxMetricsRequest,
     SandboxStatusRequest, SandboxStatusResponse, ShutdownSandboxRequest, StartSandboxRequest,
@@ -67,11 +67,27 @@ impl Shim {
 
     /// Has a shim started in a directory.
     pub(crate) fn start_in(directory: &Path, id: &str) -> Self {
+        Self::start_with(directory, id, vec![])
+    }
+
+    /// Has a shim started in a directory whose pods have another configuration.
+    pub(crate) fn start_by(config: &Path, directory: &Path, id: &str) -> Self {
+        let path = config.to_str().expect("a plain path").as_bytes();
+        let length = u8::try_from(path.len()).ok().filter(|length| *length < 128);
+        // The field ConfigPath, a string of less than 128 bytes.
+        let value = [&[0x12, length.expect("a short path")], path].concat();
+        let type_url = "runtimeoptions.v1.Options".to_owned();
+        let options = Any { type_url, value, ..Any::default() };
+        Self::start_with(directory, id, options.write_to_bytes().expect("it can be encoded"))
+    }
+
+    /// With the runtime's options, or none.
+    fn start_with(directory: &Path, id: &str, options: Vec<u8>) -> Self {
         let directory = directory.display().to_string();
         let started = Invocation::new(PROGRAM)
             .args(&["-namespace", NAMESPACE, "-id", id, "-address", "/nowhere", "start"])
-            .through(&["env", "-C", &directory])
-            .run();
+            .through(&["env", "-C", &directory]);
+        let started = if options.is_empty() { started } else { started.stdin(options) }.run();
         started.expect_code(0);
         Self::at(started.out())
     }

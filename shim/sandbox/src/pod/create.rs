@@ -1,6 +1,6 @@
 //! Containers of a pod: the first one with its virtual machine, then the others.
 
-use super::drives::{DRIVES, Drives};
+use super::drives::Drives;
 use super::error::PodError;
 use super::fifo::StdioPaths;
 use super::logger::Source;
@@ -9,7 +9,7 @@ use super::shares::{Shares, Taken};
 use super::table::{Member, MemberDisk, PodEvent, Process, Table};
 use super::{Inner, Pod};
 use crate::caller_limits;
-use crate::config::{HostConfig, Parts};
+use crate::config::{HostConfig, MAX_POD_DRIVES, Parts};
 use crate::container_id::ContainerId;
 use crate::container_view::{Figurehead, View};
 use crate::create::{self, Prepared, read_only_root, refusal_of_agent, single_files};
@@ -134,7 +134,7 @@ impl Pod {
         }
         let has_disk = disk.is_some();
         let has_keeper = container.root == Root::Nothing;
-        let drives = give_disk(&mut prepared, disk, &role);
+        let drives = give_disk(&mut prepared, disk, &role, &options.config);
         let mut hooks_made_network = false;
         if let Some(figurehead) = figurehead.filter(|_| prepared.network_is_of_hooks()) {
             let namespace = figurehead
@@ -442,15 +442,23 @@ impl Pod {
     }
 }
 
-/// A machine that has its first container's root on a disk has drives for those of the others.
-fn give_disk(prepared: &mut Prepared, disk: Option<OpenDisk>, role: &PodRole) -> Drives {
-    let Some(disk) = disk else { return Drives::default() };
-    prepared.give_disk(disk);
-    if *role != PodRole::Sandbox {
+/// A machine that has its first container's root on a disk has drives for those of the others; another one
+/// has as many as the host's configuration says.
+fn give_disk(
+    prepared: &mut Prepared,
+    disk: Option<OpenDisk>,
+    role: &PodRole,
+    config: &HostConfig,
+) -> Drives {
+    let count = if disk.is_some() { MAX_POD_DRIVES } else { config.pod_drives };
+    if let Some(disk) = disk {
+        prepared.give_disk(disk);
+    }
+    if *role != PodRole::Sandbox || count == 0 {
         return Drives::default();
     }
-    prepared.expect_disks(DRIVES);
-    Drives::new(DRIVES)
+    prepared.expect_disks(count.into());
+    Drives::new(count.into())
 }
 
 /// Opens the disk of the first container's root, if it has one.

@@ -2,10 +2,6 @@
 
 use super::error::PodError;
 
-/// Drives of a machine whose first container has its root on a disk. Each is a device of the guest that
-/// costs it some memory even while it is empty, and interrupts are few.
-pub(super) const DRIVES: usize = 8;
-
 /// What is in a drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Drive {

@@ -73,7 +73,8 @@ pub enum PodError {
     /// The machine was made without places for further disks.
     #[error(
         "container \"{id}\" has its root on a disk, and the pod's first container has not: its machine \
-         was made without drives; use one snapshotter for all containers of a pod"
+         was made without drives; use one snapshotter for all containers of a pod, or set pod_drives in \
+         the configuration"
     )]
     NoDrives {
         /// Its id.

@@ -40,6 +40,7 @@ pub(super) struct Machine {
     /// Why it has ended, once nothing is left of it; empty if that was asked for.
     ended: watch::Receiver<Option<String>>,
     reference: Option<ProcessRef>,
+    deadline: Duration,
 }
 
 /// What ends with the machine, in this order.
@@ -65,7 +66,7 @@ impl Machine {
             let reason = owned.live(queue).await;
             sender.send_replace(Some(reason));
         }));
-        (Self { asks, ended, reference }, client, events)
+        (Self { asks, ended, reference, deadline }, client, events)
     }
 
     /// Process id of the VMM on the host.
@@ -73,7 +74,8 @@ impl Machine {
         self.reference.and_then(|reference| u32::try_from(reference.pid).ok())
     }
 
-    /// Asks the VMM.
+    /// Asks the VMM. Those who ask one that does not answer wait for their own deadline each, and not for
+    /// those of all before them.
     ///
     /// # Errors
     /// [`PodError`].
@@ -85,13 +87,18 @@ impl Machine {
     ) -> Result<(), PodError> {
         let (answer, answered) = oneshot::channel();
         let ask = Ask::Request { name, request, descriptors, answer };
-        if self.asks.send(ask).await.is_err() {
-            return Err(self.gone().await);
-        }
-        match answered.await {
-            Ok(result) => result,
-            Err(_) => Err(self.gone().await),
-        }
+        let deadline = self.deadline;
+        let exchange = async {
+            if self.asks.send(ask).await.is_err() {
+                return Err(self.gone().await);
+            }
+            match answered.await {
+                Ok(result) => result,
+                Err(_) => Err(self.gone().await),
+            }
+        };
+        let done = tokio::time::timeout(deadline, exchange).await;
+        done.unwrap_or_else(|_| Err(SandboxError::MachineHangs { deadline }.into()))
     }
 
     /// Does the host's part of a change of limits; gives the change back, with what undoes it.
@@ -159,6 +166,8 @@ impl Owned {
                     let _ = self.exchange("UnplugNet", request, &[]).await;
                 }
                 ask = asks.recv() => match ask {
+                    // Nobody waits for it any more.
+                    Some(Ask::Request { answer, .. }) if answer.is_closed() => {}
                     Some(Ask::Request { name, request, descriptors, answer }) => {
                         let done = self.exchange(name, request, &descriptors).await;
                         let ended = match &done {
