@@ -1,6 +1,7 @@
 """neighbour.py [--json]: how long `ringfence exec` in one sandbox takes while another one attacks.
 
-  By the wall clock, on two CPUs, so only the ratio means anything. One sandbox sleeps; `exec` of
+  By the wall clock, on two CPUs that run at once, so only the ratio means anything, and that only on a
+  machine with two processors that do nothing else. One sandbox sleeps; `exec` of
   /bin/true in it is timed CALLS times in a row, in ROUNDS rounds that take turns: one in peace, one
   while a second sandbox attacks. The middle of each kind counts, and its ratio is the figure. The second
   sandbox has one virtual CPU and a limit of one CPU, which holds for its whole VMM by the host's cgroup.

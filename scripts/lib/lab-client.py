@@ -105,10 +105,11 @@ def write_initramfs(options, directory, token):
 
 
 def qemu_command(options, directory, initramfs):
-    # One thread for all CPUs: with one each, a CPU can translate code while another writes to it and
+    # One thread for all CPUs, unless they are to run at once: with one each, a CPU can translate code while another writes to it and
     # keep what it read. The kernel patches its own code whenever a static key flips (a first cpuset,
     # a first VM), and the lab then died of an int3 that was no longer there.
-    accelerator = ["-accel", "tcg,thread=single,tb-size=1024"]
+    threads = "multi" if options.parallel else "single"
+    accelerator = ["-accel", f"tcg,thread={threads},tb-size=1024"]
     if options.clock == "instructions":
         accelerator += ["-icount", "shift=0,sleep=off"]
     # By its own loader, with the libraries that it was linked against.
@@ -694,7 +695,7 @@ def main():
         parser.add_argument(f"--{name}", type=int)
     for name in ("image", "qemu", "recipe", "checkout", "cache", "cwd", "instance", "run-directory"):
         parser.add_argument(f"--{name}")
-    for name in ("terminal", "new", "keep"):
+    for name in ("terminal", "new", "parallel", "keep"):
         parser.add_argument(f"--{name}", action="store_true")
     arguments, command = sys.argv[1:], []
     if "--" in arguments:
