@@ -9,16 +9,21 @@ import sys
 # Those that take minutes come first, so that two machines that share the list end at about one time.
 LONG = (
     "differential",
-    "files_programs",
+    "shim",
+    "cri",
     "files_tools",
-    "podman",
-    "build_source",
-    "daemons",
-    "files",
+    "network_engines",
+    "files_programs",
     "pitfalls",
-    "crash",
+    "build_source",
+    "network",
+    "daemons",
+    "podman",
+    "files",
     "exec",
+    "hostile_agent",
     "lifecycle",
+    "builds",
 )
 
 found = []

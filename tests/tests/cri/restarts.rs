@@ -11,7 +11,7 @@ use crate::pod::{Pod, UNTIL_TERM, mount};
 
 /// After so many everything that is made once is there.
 const FIRST: u32 = 3;
-pub(crate) const FEW: u32 = 20;
+pub(crate) const FEW: u32 = 12;
 /// What a shim and a VMM may hold more than before, in KiB: the allocators' own grain.
 const GRAIN: u64 = 1024;
 /// How long what a container used may take to be given back.
