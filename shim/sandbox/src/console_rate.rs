@@ -1,6 +1,6 @@
 //! How fast a guest's kernel messages are kept.
 
-use crate::rate::{bucket, counters, lower};
+use crate::rate::{counters, lower, put};
 use serde::Deserialize;
 use vmm_api::TokenBucket;
 
@@ -34,10 +34,7 @@ impl ConsoleRate {
             if name != "bytes" {
                 return Err(format!("{name:?} is no counter; the only one is bytes"));
             }
-            if bytes.replace(bucket(value, LEAST_BURST_BYTES)?).is_some() {
-                return Err(format!("it has {name:?} twice"));
-            }
-            Ok(())
+            put(&mut bytes, (name, value), LEAST_BURST_BYTES)
         })?;
         // There is none without: a console without a bound would be the host's disk and processor.
         bytes.map(Self).ok_or_else(|| "it has no rate, as bytes=16384/262144".to_owned())

@@ -1,6 +1,6 @@
 //! How much a guest may read and write on its disks.
 
-use crate::rate::{bucket, counters, lower};
+use crate::rate::{counters, lower_limit, put};
 use serde::Deserialize;
 use vmm_api::RateLimit;
 
@@ -31,10 +31,7 @@ impl DiskRate {
                     return Err(format!("{name:?} is no counter; they are bytes and operations"));
                 }
             };
-            if place.replace(bucket(value, least)?).is_some() {
-                return Err(format!("it has {name:?} twice"));
-            }
-            Ok(())
+            put(place, (name, value), least)
         })?;
         Ok(Self(rate))
     }
@@ -42,10 +39,7 @@ impl DiskRate {
     /// Of each counter the lower rate of the two.
     #[must_use]
     pub fn lower(self, other: Self) -> Self {
-        Self(RateLimit {
-            bytes: lower(self.0.bytes, other.0.bytes),
-            operations: lower(self.0.operations, other.0.operations),
-        })
+        Self(lower_limit(self.0, other.0))
     }
 
     /// `None` if nothing is limited.

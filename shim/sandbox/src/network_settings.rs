@@ -1,6 +1,6 @@
 //! What holds for every interface of a guest: how much may go over it, and what a guest may send.
 
-use crate::rate::{bucket, counters, lower};
+use crate::rate::{counters, lower_limit, put};
 use serde::Deserialize;
 use vmm_api::RateLimit;
 
@@ -74,10 +74,7 @@ impl NetworkRate {
                     ));
                 }
             };
-            if place.replace(bucket(value, least)?).is_some() {
-                return Err(format!("it has {name:?} twice"));
-            }
-            Ok(())
+            put(place, (name, value), least)
         })?;
         Ok(rate)
     }
@@ -85,11 +82,10 @@ impl NetworkRate {
     /// Of each counter the lower rate of the two.
     #[must_use]
     pub fn lower(self, other: Self) -> Self {
-        let both = |one: RateLimit, other: RateLimit| RateLimit {
-            bytes: lower(one.bytes, other.bytes),
-            operations: lower(one.operations, other.operations),
-        };
-        Self { sent: both(self.sent, other.sent), received: both(self.received, other.received) }
+        Self {
+            sent: lower_limit(self.sent, other.sent),
+            received: lower_limit(self.received, other.received),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A rate as a text, in the configuration and in annotations.
 
-use vmm_api::TokenBucket;
+use vmm_api::{RateLimit, TokenBucket};
 
 /// A burst that is not given is what comes in so many parts of a second.
 const BURST_PART: u64 = 10;
@@ -31,6 +31,26 @@ pub(crate) fn bucket(text: &str, least_burst: u64) -> Result<TokenBucket, String
     };
     let burst = burst.unwrap_or((rate / BURST_PART).max(least_burst));
     Ok(TokenBucket { burst, per_second: rate })
+}
+
+/// Puts the value of a counter, which is [`bucket`]'s, into its place.
+pub(crate) fn put(
+    place: &mut Option<TokenBucket>,
+    (name, value): (&str, &str),
+    least_burst: u64,
+) -> Result<(), String> {
+    match place.replace(bucket(value, least_burst)?) {
+        None => Ok(()),
+        Some(_) => Err(format!("it has {name:?} twice")),
+    }
+}
+
+/// Of each counter the lower rate of two.
+pub(crate) fn lower_limit(one: RateLimit, other: RateLimit) -> RateLimit {
+    RateLimit {
+        bytes: lower(one.bytes, other.bytes),
+        operations: lower(one.operations, other.operations),
+    }
 }
 
 /// The lower rate of two.
