@@ -322,7 +322,8 @@ impl Prepared {
         self.container.has_own_network()
     }
 
-    /// Nothing may be put into `namespace`, that of the container's process on the host, any more.
+    /// Nothing is in `namespace`, that of the container's process on the host; what comes later is noticed
+    /// at the start.
     pub(crate) fn expect_no_interfaces(&mut self, namespace: &Path) {
         let record = NetworkRecord { namespace: namespace.to_owned(), interfaces: Vec::new() };
         self.namespace.get_or_insert(record);

@@ -340,9 +340,7 @@ impl HostNetwork {
             }
         }
     }
-}
 
-impl HostNetwork {
     /// Begins to take it apart while the caller ends the machine; to be waited for.
     ///
     /// A tap goes with its last descriptor, but whoever closes that waits until no processor can still see

@@ -520,6 +520,8 @@ mod tests {
         let mut table = table();
         table.begin_start("c", "").unwrap();
         assert_eq!(table.exited("c", "", exit(3)), None);
+        // A process ends once, whatever the agent says after that.
+        assert_eq!(table.exited("c", "", exit(0)), None);
         assert_eq!(table.look("c", "").unwrap().status, PodStatus::Running);
         let events = table.started("c", "");
         assert!(matches!(&events[..], [PodEvent::Started { .. }, PodEvent::Exited { .. }]));
