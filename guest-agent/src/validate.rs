@@ -3,12 +3,14 @@
 //! The kernel is asked about the rest; these are the rules that it does not check, or checks only
 //! after half of the container has been built.
 
+mod disk;
+
 use crate::container::host_id;
 use crate::failure::{Outcome, invalid};
 use agent_protocol::{
-    Capabilities, ContainerPlan, DevicePlan, DiskPlan, FileWrite, HookPlan, IdMapping,
-    MAX_START_HOOKS, MAX_UPDATED_SETTINGS, MountPlan, MountSource, Namespaces, ProcessPlan,
-    RootSource, SharedNamespaces, StartHooks, UserPlan,
+    Capabilities, ContainerPlan, DevicePlan, FileWrite, HookPlan, IdMapping, MAX_START_HOOKS,
+    MAX_UPDATED_SETTINGS, MountPlan, MountSource, Namespaces, ProcessPlan, RootSource,
+    SharedNamespaces, StartHooks, UserPlan,
 };
 use alloc::string::String;
 
@@ -16,8 +18,6 @@ use alloc::string::String;
 const MAX_NAME: usize = 255;
 /// Paths on Linux (PATH_MAX, with its zero byte).
 const MAX_PATH: usize = 4095;
-/// Serial numbers of virtio-blk devices (VIRTIO 1.2, 5.2.6).
-const MAX_SERIAL: usize = 20;
 /// Mounts, devices and paths of one container. Each costs kernel memory of the guest only, but also
 /// time in which the agent's child works.
 const MAX_ENTRIES: usize = 4096;
@@ -87,17 +87,7 @@ fn root(source: &RootSource) -> Outcome<()> {
     match source {
         RootSource::Share { name: share } => name("share", share),
         RootSource::Nothing => Ok(()),
-        RootSource::Disk(DiskPlan { serial, kind, flags: _, data }) => {
-            name("disk", serial)?;
-            name("file system", kind)?;
-            if serial.len() > MAX_SERIAL {
-                return Err(invalid(format_args!("the serial number {serial:?} is too long")));
-            }
-            if data.len() > MAX_PATH || data.contains('\0') {
-                return Err(invalid(format_args!("the options of disk {serial:?} are too long")));
-            }
-            Ok(())
-        }
+        RootSource::Disk(plan) => disk::plan(plan),
     }
 }
 
@@ -377,14 +367,6 @@ mod tests {
         refuses(|plan| plan.id = "x".repeat(256));
         for bad in ["", ".", "..", "a/b", "a\0"] {
             refuses(|plan| plan.root.source = RootSource::Share { name: bad.into() });
-            let disk = |serial: &str, kind: &str| DiskPlan {
-                serial: serial.into(),
-                kind: kind.into(),
-                flags: 0,
-                data: String::new(),
-            };
-            refuses(|plan| plan.root.source = RootSource::Disk(disk(bad, "ext4")));
-            refuses(|plan| plan.root.source = RootSource::Disk(disk("d", bad)));
         }
         for bad in ["/etc/passwd", "../x", "a/../b", "a//b", "", "a/", "a\0"] {
             let file = FileWrite { path: bad.into(), value: String::new() };

@@ -19,8 +19,8 @@ use std::time::Duration;
 use vmm::timeline::now_ns;
 use vmm_api::{
     BalloonConfig, BootConfig, CHANNEL_FD, CachePolicy, Channel, ConsoleConfig, DiskConfig, FdSlot,
-    FromVmm, FsConfig, LockPolicy, MachineConfig, Reply, Request, ShareConfig, ShareKind, ToVmm,
-    TokenBucket, VERSION, VsockConfig, WallsConfig,
+    FromVmm, FsConfig, ImageConfig, LockPolicy, MachineConfig, Reply, Request, ShareConfig,
+    ShareKind, ToVmm, TokenBucket, VERSION, VsockConfig, WallsConfig,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -239,8 +239,11 @@ impl Options {
                 .disk
                 .iter()
                 .map(|_| DiskConfig {
-                    image: FdSlot(4 + u16::from(self.share.is_some())),
-                    read_only: true,
+                    images: vec![ImageConfig {
+                        image: FdSlot(4 + u16::from(self.share.is_some())),
+                        read_only: true,
+                        start: 0,
+                    }],
                     serial: "disk".to_owned(),
                     rate_limit: None,
                 })

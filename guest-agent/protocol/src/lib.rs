@@ -23,6 +23,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod disk;
 mod frame;
 mod message;
 mod network;
@@ -30,6 +31,10 @@ mod plan;
 mod report;
 mod tripwires;
 
+pub use disk::{
+    DiskDirectory, DiskFileSystem, DiskImage, DiskPlan, DiskRootPlan, MAX_DISK_IMAGES,
+    NewDirectory, OverlayPlan, WritableLayer,
+};
 pub use frame::{FrameError, HEADER_BYTES, decode, encode, frame_length};
 pub use message::{
     AgentError, ErrorKind, Event, ExitStatus, GuestConfig, GuestMessage, HostMessage, INIT_PROCESS,
@@ -40,7 +45,7 @@ pub use network::{
     MAX_NETWORK_ENTRIES, NameHeader, NameServerPlan, NeighbourPlan, NetworkPlan, RoutePlan,
 };
 pub use plan::{
-    Capabilities, CgroupPlan, ContainerPlan, DevicePlan, DiskPlan, FileWrite, HookPlan, IdMapping,
+    Capabilities, CgroupPlan, ContainerPlan, DevicePlan, FileWrite, HookPlan, IdMapping,
     IoPriority, MountAttributes, MountPlan, MountSource, Namespaces, ProcessPlan, Rlimit, RootPlan,
     RootSource, Scheduler, SeccompPlan, SharedNamespaces, StartHooks, StdioPlan, TerminalPlan,
     UserPlan, WindowSize,
@@ -51,14 +56,14 @@ pub use report::{
 };
 
 /// Version of the messages and of their encoding. Host and guest must agree exactly.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// Stands in the agent's program, with [`VERSION`] behind it ([`AGENT_VERSION_MARK`]): so that the host
 /// can tell before a start which version an agent speaks.
 pub const AGENT_MARK: &str = "ringfence-agent protocol ";
 
 /// [`AGENT_MARK`], [`VERSION`] and a colon.
-pub const AGENT_VERSION_MARK: &str = "ringfence-agent protocol 7:";
+pub const AGENT_VERSION_MARK: &str = "ringfence-agent protocol 8:";
 
 /// vsock port on the host to which the agent connects for its control stream.
 pub const CONTROL_PORT: u32 = 1024;

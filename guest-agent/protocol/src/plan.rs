@@ -4,6 +4,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::disk::DiskPlan;
 use serde::{Deserialize, Serialize};
 
 /// A container.
@@ -141,20 +142,6 @@ pub enum RootSource {
     /// container's namespaces for others until SIGKILL. Of the plan mean something: namespaces, names,
     /// kernel parameters and the cgroup.
     Nothing,
-}
-
-/// A file system on a disk of the machine, which is mounted as long as the container is there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskPlan {
-    /// Serial number of the virtio-blk device, 1 to 20 bytes. A disk that is put into a drive may be seen
-    /// a moment later than the request that names it.
-    pub serial: String,
-    /// Type of the file system.
-    pub kind: String,
-    /// MS_* flags (mount(2)).
-    pub flags: u64,
-    /// Options of the file system, separated by commas.
-    pub data: String,
 }
 
 /// One mount.

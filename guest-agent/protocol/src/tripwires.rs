@@ -8,20 +8,20 @@ use crate::{
 };
 
 const _: () = {
-    assert!(VERSION == 7, "schema/ and docs/agent-protocol.md describe version 7");
+    assert!(VERSION == 8, "schema/ and docs/agent-protocol.md describe version 8");
     assert!(
         AGENT_VERSION_MARK.len() == AGENT_MARK.len() + 2
             && AGENT_VERSION_MARK.as_bytes()[AGENT_MARK.len()] as u32 == b'0' as u32 + VERSION,
-        "agents of version 7 carry its number"
+        "agents of version 8 carry its number"
     );
-    assert!(CONTROL_PORT == 1024, "agents of version 7 connect to port 1024");
-    assert!(NAMES_PORT == 1025, "hosts of version 7 listen for names at port 1025");
-    assert!(MAX_NAME_MESSAGE == 4096, "hosts of version 7 take questions of 4 KiB");
-    assert!(FIRST_STREAM_PORT == 1 << 20, "stream ports of version 7 begin at 1048576");
+    assert!(CONTROL_PORT == 1024, "agents of version 8 connect to port 1024");
+    assert!(NAMES_PORT == 1025, "hosts of version 8 listen for names at port 1025");
+    assert!(MAX_NAME_MESSAGE == 4096, "hosts of version 8 take questions of 4 KiB");
+    assert!(FIRST_STREAM_PORT == 1 << 20, "stream ports of version 8 begin at 1048576");
     assert!(CONTROL_PORT < FIRST_STREAM_PORT, "the control port must be no stream port");
     assert!(HEADER_BYTES == 4, "the length of a frame is a u32");
-    assert!(MAX_HOST_FRAME == 4 << 20, "agents of version 7 take frames of 4 MiB");
-    assert!(MAX_GUEST_FRAME == 256 << 10, "hosts of version 7 take frames of 256 KiB");
+    assert!(MAX_HOST_FRAME == 4 << 20, "agents of version 8 take frames of 4 MiB");
+    assert!(MAX_GUEST_FRAME == 256 << 10, "hosts of version 8 take frames of 256 KiB");
     assert!(MAX_HOST_FRAME <= u32::MAX as usize, "a frame's length has to fit its header");
     // Seven numbers of a process, of ten bytes at most each, and the longest names there can be.
     assert!(

@@ -11,6 +11,7 @@ mod copy_up;
 mod credentials;
 mod devices;
 mod disk;
+mod disk_root;
 mod hooks;
 mod keeper;
 mod mounts;

@@ -1,6 +1,6 @@
 //! The root of a container: attached, finished, entered.
 
-use super::disk;
+use super::disk_root;
 use super::paths::{self, Kind};
 use crate::failure::{Outcome, failed};
 use crate::{layout, sys};
@@ -49,7 +49,7 @@ pub(super) fn attach(plan: &RootPlan) -> Outcome<OwnedFd> {
         .map_err(|errno| failed(format_args!("making mounts private"), errno))?;
     let root = match &plan.source {
         RootSource::Share { name } => share(name, true)?,
-        RootSource::Disk(disk) => disk::copy(disk)?,
+        RootSource::Disk(disk) => disk_root::copy(disk)?,
         RootSource::Nothing => copy_mount(CWD, &layout::EMPTY.to_string_lossy(), false)
             .map_err(|errno| failed(format_args!("opening an empty root"), errno))?,
     };

@@ -134,6 +134,51 @@ pub(crate) fn add_entropy(device: BorrowedFd<'_>, seed: &[u8; 32]) -> Result<()>
         .map(drop)
 }
 
+/// What a partition is for blkpg(4): `struct blkpg_partition` of linux/blkpg.h.
+#[repr(C)]
+struct Partition {
+    start: i64,
+    length: i64,
+    number: c_int,
+    names: [u8; 128],
+}
+
+fn change_partition(disk: BorrowedFd<'_>, operation: c_int, partition: &Partition) -> Result<()> {
+    const BLKPG: usize = 0x1269;
+    #[repr(C)]
+    struct Argument {
+        operation: c_int,
+        flags: c_int,
+        length: c_int,
+        data: usize,
+    }
+    let length = c_int::try_from(size_of::<Partition>()).map_err(|_| Errno::INVAL)?;
+    let argument = Argument { operation, flags: 0, length, data: pointer(partition) };
+    // SAFETY: the kernel reads both structures that this request takes, and writes neither.
+    unsafe { call(libc::SYS_ioctl, [raw(disk), BLKPG, pointer(&argument), 0, 0, 0]) }.map(drop)
+}
+
+/// Makes a part of a disk, in bytes, a block device of its own (BLKPG_ADD_PARTITION).
+pub(crate) fn add_partition(
+    disk: BorrowedFd<'_>,
+    number: u16,
+    start: u64,
+    bytes: u64,
+) -> Result<()> {
+    const BLKPG_ADD_PARTITION: c_int = 1;
+    let place = |bytes| i64::try_from(bytes).map_err(|_| Errno::INVAL);
+    let (start, length) = (place(start)?, place(bytes)?);
+    let partition = Partition { start, length, number: number.into(), names: [0; 128] };
+    change_partition(disk, BLKPG_ADD_PARTITION, &partition)
+}
+
+/// Undoes it (BLKPG_DEL_PARTITION); ENXIO if there is none, EBUSY while it is used.
+pub(crate) fn delete_partition(disk: BorrowedFd<'_>, number: u16) -> Result<()> {
+    const BLKPG_DEL_PARTITION: c_int = 2;
+    let partition = Partition { start: 0, length: 0, number: number.into(), names: [0; 128] };
+    change_partition(disk, BLKPG_DEL_PARTITION, &partition)
+}
+
 /// A stream socket to `port` of the host (vsock(7)); not blocking if `flags` say so, then the
 /// connection may be in progress (EINPROGRESS is no error here).
 pub(crate) fn connect_vsock(port: u32, flags: c_int) -> Result<OwnedFd> {

@@ -8,6 +8,7 @@ mod arguments;
 mod bootstrap;
 mod cleanup;
 mod daemon;
+mod disks;
 mod events;
 mod info;
 mod log;

@@ -1,7 +1,8 @@
 //! The root file system of a container, as containerd's snapshotter hands it over: mounts to be made at
-//! `rootfs` in the bundle, and unmounted when the container is gone; or a file system on a disk, which the
+//! `rootfs` in the bundle, and unmounted when the container is gone; or file systems on disks, which the
 //! guest mounts.
 
+use crate::disks;
 use crate::shim_error::ShimError;
 use containerd_shim_protos::api::Mount;
 use rustix::fs::CWD;
@@ -43,21 +44,21 @@ const FLAGS: [(&str, MountFlags, bool); 14] = [
 
 /// Options of one mount, sorted.
 #[derive(Debug, PartialEq, Eq)]
-struct Sorted<'o> {
-    flags: MountFlags,
+pub(crate) struct Sorted<'o> {
+    pub(crate) flags: MountFlags,
     /// `bind` or `rbind`; the second with what is mounted beneath.
-    bind: Option<bool>,
+    pub(crate) bind: Option<bool>,
     /// For the file system.
-    data: Vec<&'o str>,
+    pub(crate) data: Vec<&'o str>,
 }
 
-/// Makes the mounts, all or none; or returns the disk that is the root.
+/// Makes the mounts, all or none; or returns the disks that the root is on.
 pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<Option<DiskRoot>, ShimError> {
     if mounts.is_empty() {
         return Ok(None);
     }
-    if let Some(disk) = disk(mounts)? {
-        return Ok(Some(disk));
+    if let Some(disks) = disks::find(mounts)? {
+        return Ok(Some(disks));
     }
     let failed = |source| ShimError::Path { path: rootfs.to_owned(), source };
     if mounts.len() > MAX_MOUNTS {
@@ -75,21 +76,9 @@ pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<Option<DiskRo
     Ok(None)
 }
 
-/// A file system on a disk is parsed by the kernel that mounts it: a stranger's image must not be by the
-/// host's.
-fn disk(mounts: &[Mount]) -> Result<Option<DiskRoot>, ShimError> {
-    let is_directory = |each: &Mount| {
-        DIRECTORY_KINDS.contains(&each.type_.as_str()) || sort(&each.options).bind.is_some()
-    };
-    let Some(each) = mounts.iter().find(|each| !is_directory(each)) else { return Ok(None) };
-    if mounts.len() > 1 || !each.target.trim_matches('/').is_empty() {
-        let problem = "a disk is the whole of a root, and no part of one".to_owned();
-        let path = PathBuf::from(&each.source);
-        return Err(ShimError::Mount { kind: each.type_.clone(), path, problem });
-    }
-    let Mount { type_, source, options, .. } = each;
-    let (kind, options) = (type_.clone(), options.clone());
-    Ok(Some(DiskRoot { path: source.into(), kind, options }))
+/// Whether it shows a directory of the host.
+pub(crate) fn is_directory(each: &Mount) -> bool {
+    DIRECTORY_KINDS.contains(&each.type_.as_str()) || sort(&each.options).bind.is_some()
 }
 
 /// Where a mount goes: at the root, or at a path beneath it.
@@ -104,7 +93,7 @@ fn target(rootfs: &Path, beneath: &str) -> Result<PathBuf, ShimError> {
     Err(ShimError::Mount { kind: "rootfs".to_owned(), path: PathBuf::from(beneath), problem })
 }
 
-fn sort(options: &[String]) -> Sorted<'_> {
+pub(crate) fn sort(options: &[String]) -> Sorted<'_> {
     let mut sorted = Sorted { flags: MountFlags::empty(), bind: None, data: Vec::new() };
     for option in options {
         match option.as_str() {
@@ -247,27 +236,6 @@ mod tests {
         assert_eq!(target(root, "/a/b").unwrap(), Path::new("/b/rootfs/a/b"));
         assert!(target(root, "../x").is_err());
         assert!(target(root, "/a/../../x").is_err());
-    }
-
-    #[test]
-    fn a_disk_is_left_to_the_guest() {
-        let rootfs = Path::new("/does/not/exist");
-        let options = texts(&["ro", "loop"]);
-        let mount = Mount {
-            type_: "ext4".into(),
-            source: "/dev/sda".into(),
-            options: options.clone(),
-            ..Mount::default()
-        };
-        let disk = mount_all(std::slice::from_ref(&mount), rootfs).unwrap();
-        let (path, kind) = ("/dev/sda".into(), "ext4".to_owned());
-        assert_eq!(disk, Some(DiskRoot { path, kind, options }));
-        let beneath = Mount { target: "/data".into(), ..mount.clone() };
-        let layers = [mount.clone(), Mount { type_: "overlay".into(), ..mount }];
-        for mounts in [&[beneath][..], &layers] {
-            let error = mount_all(mounts, rootfs).unwrap_err().to_string();
-            assert!(error.contains("ext4") && error.contains("whole"), "{error}");
-        }
     }
 
     #[test]

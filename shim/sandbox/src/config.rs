@@ -74,6 +74,8 @@ pub struct HostConfig {
     pub kvm: PathBuf,
 }
 
+/// Drives of a pod, unless the configuration says something else: a pod has few containers.
+const POD_DRIVES: u16 = 4;
 /// Drives of one pod: each is a device of the guest, and interrupts are few.
 pub(crate) const MAX_POD_DRIVES: u16 = 8;
 
@@ -121,7 +123,7 @@ impl Default for HostConfig {
             walls: WallPolicy::Strict,
             vmm_users: DEFAULT_VMM_USERS,
             core_scheduling: false,
-            pod_drives: 0,
+            pod_drives: POD_DRIVES,
             kvm: PathBuf::from("/dev/kvm"),
         }
     }

@@ -1,7 +1,7 @@
 //! A plan and opened files to the VMM's configuration and the descriptors beside it.
 
 use crate::config::HostConfig;
-use crate::disk::OpenDisk;
+use crate::disk::{OpenDisk, OpenImage};
 use crate::disk_rate::DiskRate;
 use crate::host_files::OpenShare;
 use crate::network::{Interface, InterfaceBackend};
@@ -12,8 +12,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vmm_api::{
     BalloonConfig, BootConfig, ConsoleConfig, DiskConfig, DriveConfig, FdSlot, FsConfig,
-    InsertedDisk, MachineConfig, NetBackend, NetConfig, Request, ShareConfig, VsockConfig,
-    WallsConfig,
+    ImageConfig, InsertedDisk, MachineConfig, NetBackend, NetConfig, Request, ShareConfig,
+    VsockConfig, WallsConfig,
 };
 
 /// Each VMM has its own vsock device, so one number does for all guests. 0 to 2 are taken
@@ -142,21 +142,26 @@ pub(crate) fn configure<'f>(
 
 fn disk_config<'f>(disk: &'f OpenDisk, rate: DiskRate, slots: &mut Slots<'f>) -> DiskConfig {
     DiskConfig {
-        image: slots.add(&disk.image),
-        read_only: disk.read_only,
+        images: disk.images.iter().map(|image| image_config(image, slots)).collect(),
         serial: disk.serial.clone(),
         rate_limit: rate.limit(),
     }
 }
 
-/// A disk for a drive of a machine that runs: the request, whose descriptor is the disk's image.
-pub(crate) fn insert_disk(drive: u16, disk: &OpenDisk) -> Request {
-    Request::InsertDisk(InsertedDisk {
-        drive,
-        image: FdSlot(0),
-        read_only: disk.read_only,
-        serial: disk.serial.clone(),
-    })
+fn image_config<'f>(image: &'f OpenImage, slots: &mut Slots<'f>) -> ImageConfig {
+    let OpenImage { image, read_only, start } = image;
+    ImageConfig { image: slots.add(image), read_only: *read_only, start: *start }
+}
+
+/// A disk for a drive of a machine that runs: the request and its descriptors.
+pub(crate) fn insert_disk(drive: u16, disk: OpenDisk) -> (Request, Vec<OwnedFd>) {
+    let OpenDisk { images, serial } = disk;
+    let configs = {
+        let mut slots = Slots::default();
+        images.iter().map(|image| image_config(image, &mut slots)).collect()
+    };
+    let descriptors = images.into_iter().map(|image| image.image).collect();
+    (Request::InsertDisk(InsertedDisk { drive, images: configs, serial }), descriptors)
 }
 
 fn net_config<'f>(
@@ -253,7 +258,12 @@ mod tests {
             initrd: null(),
             console: null(),
             shares: vec![share("root", ShareKind::Directory), share("mount1", ShareKind::File)],
-            disks: vec![OpenDisk { image: null(), serial: "disk0".into(), read_only: true }],
+            disks: vec![OpenDisk {
+                images: [0, 4096]
+                    .map(|start| OpenImage { image: null(), read_only: true, start })
+                    .into(),
+                serial: "disk0".into(),
+            }],
             drives: 3,
             shares_later: false,
             interfaces: Vec::new(),
@@ -276,11 +286,13 @@ mod tests {
         let mut slots = vec![config.kvm.0, config.boot.kernel.0, config.console.log.0];
         slots.extend(config.boot.initrd.map(|slot| slot.0));
         slots.extend(fs.shares.iter().map(|share| share.root.0));
-        slots.extend(config.disks.iter().map(|disk| disk.image.0));
+        slots.extend(config.disks[0].images.iter().map(|image| image.image.0));
         slots.sort_unstable();
-        assert_eq!(slots, (0..7).collect::<Vec<u16>>());
-        assert_eq!(descriptors.len(), 7);
-        assert!(config.disks[0].read_only && config.drives.len() == 3);
+        assert_eq!(slots, (0..8).collect::<Vec<u16>>());
+        assert_eq!(descriptors.len(), 8);
+        let places = config.disks[0].images.iter().map(|image| (image.start, image.read_only));
+        assert_eq!(places.collect::<Vec<_>>(), [(0, true), (4096, true)]);
+        assert_eq!(config.drives.len(), 3);
         let limit = plan.disk_rate.limit();
         assert!(limit.is_some() && config.disks[0].rate_limit == limit);
         assert!(config.drives.iter().all(|drive| drive.rate_limit == limit));

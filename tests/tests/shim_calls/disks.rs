@@ -7,13 +7,13 @@ use integration_tests::{Bundle, Invocation, Lab, Root};
 use crate::shim::{New, Shim, enter, member, mount, sandbox};
 
 /// What a file in the image says.
-const MARK: &str = "from the image\n";
+pub(crate) const MARK: &str = "from the image\n";
 
 /// Bytes of a file in the image that is there to be read.
 const BIG: usize = 5 << 20;
 
 /// A tree with busybox, [`MARK`], and `/big`.
-fn tree(lab: &Lab) -> PathBuf {
+pub(crate) fn tree(lab: &Lab) -> PathBuf {
     let bundle = lab.bundle(Root::Copied("busybox"));
     let tree = lab.scratch().join("tree");
     std::fs::rename(bundle.root(), &tree).expect("it can be renamed");
@@ -31,7 +31,7 @@ fn ext4(lab: &Lab, tree: &Path, name: &str) -> PathBuf {
 }
 
 /// A bundle whose root is nowhere but on a disk.
-fn bundle(lab: &Lab, script: &str) -> Bundle {
+pub(crate) fn bundle(lab: &Lab, script: &str) -> Bundle {
     lab.bundle(Root::Shared("busybox")).script(script).edit(|config| {
         config["root"] = serde_json::json!({ "path": "rootfs", "readonly": false });
     })
@@ -45,7 +45,7 @@ fn look_into(image: &Path, file: &str) -> (String, String) {
 }
 
 #[track_caller]
-fn expect_written(image: &Path, file: &str, content: &str) {
+pub(crate) fn expect_written(image: &Path, file: &str, content: &str) {
     let (header, written) = look_into(image, file);
     assert_eq!(written, content, "{}", image.display());
     // It was unmounted and not torn away.

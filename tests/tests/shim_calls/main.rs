@@ -2,6 +2,7 @@
 //! for. What it does does not depend on who asks.
 
 mod disks;
+mod layers;
 mod limits;
 mod sandbox;
 mod shim;

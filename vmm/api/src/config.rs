@@ -139,13 +139,22 @@ pub enum LockPolicy {
     Refused,
 }
 
-/// A virtio-blk device (VIRTIO 1.2 §5.2) over a raw file.
+/// A raw image on a disk, which can have several; nothing is between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// The image; of its size in bytes the whole sectors of 512 are on the disk.
+    pub image: FdSlot,
+    /// Writes fail; the descriptor should be read-only too.
+    pub read_only: bool,
+    /// Where on the disk it begins, in bytes: at a sector, behind the image before it.
+    pub start: u64,
+}
+
+/// A virtio-blk device (VIRTIO 1.2 §5.2) over raw files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskConfig {
-    /// Raw image; its size in bytes, rounded down to 512, is the capacity.
-    pub image: FdSlot,
-    /// Offered with VIRTIO_BLK_F_RO; the descriptor should be read-only too.
-    pub read_only: bool,
+    /// What is on it, in the order of their places. Offered with VIRTIO_BLK_F_RO when each is read-only.
+    pub images: Vec<ImageConfig>,
     /// At most 20 bytes, answered to VIRTIO_BLK_T_GET_ID.
     pub serial: String,
     /// Limits on requests and bytes, if any.
@@ -164,10 +173,8 @@ pub struct DriveConfig {
 pub struct InsertedDisk {
     /// Which of [`MachineConfig::drives`].
     pub drive: u16,
-    /// Raw image; its size in bytes, rounded down to 512, is the capacity.
-    pub image: FdSlot,
-    /// Writes fail; the descriptor should be read-only too.
-    pub read_only: bool,
+    /// What is on it, in the order of their places.
+    pub images: Vec<ImageConfig>,
     /// 1 to 20 bytes, answered to VIRTIO_BLK_T_GET_ID.
     pub serial: String,
 }

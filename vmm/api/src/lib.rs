@@ -16,8 +16,9 @@ mod walls;
 pub use channel::{Channel, ChannelError, MAX_FDS, MAX_MESSAGE};
 pub use config::{
     BalloonConfig, BootConfig, CachePolicy, ConsoleConfig, DiskConfig, DriveConfig, FdSlot,
-    FsConfig, InsertedDisk, LockPolicy, MAX_NET_PAIRS, MIN_MTU, MachineConfig, NET_HEADER_BYTES,
-    NetBackend, NetConfig, RateLimit, ShareConfig, ShareKind, TokenBucket, VsockConfig,
+    FsConfig, ImageConfig, InsertedDisk, LockPolicy, MAX_NET_PAIRS, MIN_MTU, MachineConfig,
+    NET_HEADER_BYTES, NetBackend, NetConfig, RateLimit, ShareConfig, ShareKind, TokenBucket,
+    VsockConfig,
 };
 pub use message::{
     Event, FromVmm, GuestExit, Reply, Request, Span, ToVmm, VmmError, VmmErrorKind, VmmStats,

@@ -47,7 +47,7 @@ pub enum Request {
         /// Its place in the configuration, from 0.
         index: u8,
     },
-    /// Put a disk, whose image is in slot 0, into an empty drive. When it is answered, the guest has been
+    /// Put a disk into an empty drive. When it is answered, the guest has been
     /// told; it looks by itself.
     InsertDisk(InsertedDisk),
     /// Take the disk out of a drive. When it is answered, the VMM has closed the image. What the guest

@@ -2,7 +2,9 @@
 
 use super::builder::Surroundings;
 use super::events::{EventSender, MachineEvent};
-use super::spec::{ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, NetBackendSpec, NetSpec, ShareSpec};
+use super::spec::{
+    ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, ImageSpec, NetBackendSpec, NetSpec, ShareSpec,
+};
 use crate::arch::layout::{DEVICE_IRQS, MMIO_DEVICE_SIZE, MMIO_DEVICES};
 use crate::boot::cmdline::MmioDevice;
 use crate::kvm::{KvmError, Vm};
@@ -15,7 +17,7 @@ use devices::legacy::{
 use devices::memory::GuestRam;
 use devices::rate::Rate;
 use devices::virtio::balloon::{Balloon, BalloonHandle, BalloonSpec};
-use devices::virtio::blk::{Blk, BlkError, BlkSpec, DriveHandle, DriveSpec};
+use devices::virtio::blk::{Blk, BlkError, BlkSpec, DiskImage, DriveHandle, DriveSpec};
 use devices::virtio::fs::file_server::{
     self, IdMap, Limits, Server, ServerConfig, ServerError, Share,
 };
@@ -211,18 +213,26 @@ fn event_loop(
 
 /// A disk waits for the host's disk: it has a thread of its own.
 fn disk(spec: DiskSpec, index: usize, hook: Option<&ThreadHook>) -> Result<Blk, DeviceError> {
-    let DiskSpec { image, read_only, serial, rate_limit } = spec;
+    let DiskSpec { images, serial, rate_limit } = spec;
     let limit = rate_limit.unwrap_or_default();
     let event_loop = EventLoop::new(format!("disk-{index}"), hook.cloned())
         .map_err(|source| DeviceError::Host { device: "a disk", source })?;
     let spec = BlkSpec {
-        file: File::from(image),
-        read_only,
+        images: disk_images(images),
         id: serial,
         operations: limit.operations.map(rate),
         bytes: limit.bytes.map(rate),
     };
     Blk::new(spec, event_loop).map_err(DeviceError::Disk)
+}
+
+pub(super) fn disk_images(images: Vec<ImageSpec>) -> Vec<DiskImage> {
+    let open = |ImageSpec { image, read_only, start }| DiskImage {
+        file: File::from(image),
+        read_only,
+        start,
+    };
+    images.into_iter().map(open).collect()
 }
 
 /// A drive has a thread of its own even while it is empty: when a disk comes, the process is confined.

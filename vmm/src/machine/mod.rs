@@ -13,7 +13,8 @@ pub use devices::DeviceError;
 pub use events::{EventSender, Events, MachineEvent};
 pub use run_state::WrongState;
 pub use spec::{
-    ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, InsertedSpec, MachineSpec, ShareSpec, SpecError,
+    ConsoleSpec, DeviceSpecs, DiskSpec, FsSpec, ImageSpec, InsertedSpec, MachineSpec, ShareSpec,
+    SpecError,
 };
 
 use crate::kvm::{self, Host, KvmError, Vcpu, Vm};
@@ -24,7 +25,6 @@ use ::devices::virtio::fs::file_server::{Server, Share, ShareError};
 use ::devices::virtio::vsock::{VsockError, VsockHandle};
 use devices::Devices;
 use run_state::{RunState, Wanted};
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -213,8 +213,8 @@ impl Machine {
     /// # Errors
     /// [`DeviceRequestError`].
     pub fn insert_disk(&self, disk: InsertedSpec) -> Result<(), DeviceRequestError> {
-        let InsertedSpec { drive, image, read_only, serial } = disk;
-        let disk = DriveDisk { file: File::from(image), read_only, id: serial };
+        let InsertedSpec { drive, images, serial } = disk;
+        let disk = DriveDisk { images: devices::disk_images(images), id: serial };
         let inserted = self.drive(drive)?.insert(disk);
         inserted.map_err(|source| DeviceRequestError::Drive { drive, source })
     }

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use vmm_api::{
-    BalloonConfig, CachePolicy, DiskConfig, DriveConfig, FdSlot, FsConfig, InsertedDisk,
-    LockPolicy, MAX_NET_PAIRS, MIN_MTU, MachineConfig, NetBackend, NetConfig, RateLimit,
-    ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig, WallsConfig,
+    BalloonConfig, CachePolicy, DiskConfig, DriveConfig, FdSlot, FsConfig, ImageConfig,
+    InsertedDisk, LockPolicy, MAX_NET_PAIRS, MIN_MTU, MachineConfig, NetBackend, NetConfig,
+    RateLimit, ShareConfig, ShareKind, TokenBucket, VERSION, VsockConfig, WallsConfig,
 };
 
 /// Bytes of a sandbox's name: what fits in a log line.
@@ -242,13 +242,22 @@ pub struct ShareSpec {
     pub cache: CachePolicy,
 }
 
+/// A raw image on a disk.
+#[derive(Debug)]
+pub struct ImageSpec {
+    /// It.
+    pub image: OwnedFd,
+    /// Whether writes fail.
+    pub read_only: bool,
+    /// Where on the disk it begins, in bytes.
+    pub start: u64,
+}
+
 /// A disk.
 #[derive(Debug)]
 pub struct DiskSpec {
-    /// The raw image.
-    pub image: OwnedFd,
-    /// Whether it is offered read-only.
-    pub read_only: bool,
+    /// What is on it.
+    pub images: Vec<ImageSpec>,
     /// Its serial number.
     pub serial: String,
     /// Limits.
@@ -284,10 +293,8 @@ impl NetBackendSpec {
 pub struct InsertedSpec {
     /// Which drive.
     pub drive: u16,
-    /// The raw image.
-    pub image: OwnedFd,
-    /// Whether writes fail.
-    pub read_only: bool,
+    /// What is on it.
+    pub images: Vec<ImageSpec>,
     /// Its serial number.
     pub serial: String,
 }
@@ -433,13 +440,20 @@ impl ShareSpec {
 
 impl DiskSpec {
     fn new(config: DiskConfig, fds: &mut Fds) -> Result<Self, SpecError> {
-        let DiskConfig { image, read_only, serial, rate_limit } = config;
+        let DiskConfig { images, serial, rate_limit } = config;
         if !serial.is_empty() {
             check_text("a disk's serial number", &serial, MAX_SERIAL)?;
         }
         check_rate(rate_limit.unwrap_or_default())?;
-        Ok(Self { image: fds.take("a disk's image", image)?, read_only, serial, rate_limit })
+        Ok(Self { images: take_images(images, fds)?, serial, rate_limit })
     }
+}
+
+fn take_images(images: Vec<ImageConfig>, fds: &mut Fds) -> Result<Vec<ImageSpec>, SpecError> {
+    let take = |ImageConfig { image, read_only, start }| {
+        Ok(ImageSpec { image: fds.take("a disk's image", image)?, read_only, start })
+    };
+    images.into_iter().map(take).collect()
 }
 
 impl InsertedSpec {
@@ -448,12 +462,12 @@ impl InsertedSpec {
     /// # Errors
     /// [`SpecError`].
     pub fn new(config: InsertedDisk, fds: Vec<OwnedFd>) -> Result<Self, SpecError> {
-        let InsertedDisk { drive, image, read_only, serial } = config;
+        let InsertedDisk { drive, images, serial } = config;
         check_text("a disk's serial number", &serial, MAX_SERIAL)?;
         let mut fds = Fds::new(fds);
-        let image = fds.take("a disk's image", image)?;
+        let images = take_images(images, &mut fds)?;
         fds.all_used()?;
-        Ok(Self { drive, image, read_only, serial })
+        Ok(Self { drive, images, serial })
     }
 }
 

@@ -28,6 +28,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("Configure", Request::Configure(config)),
         ("CreateContainer", Request::CreateContainer(Box::new(container_plan()))),
         ("CreateContainerOnDisk", Request::CreateContainer(Box::new(plan_with_disk()))),
+        ("CreateContainerOnLayers", Request::CreateContainer(Box::new(plan_with_layers()))),
         ("CreateContainerOfNothing", Request::CreateContainer(Box::new(plan_of_nothing()))),
         ("StartContainer", Request::StartContainer { container: container.clone() }),
         (
@@ -332,9 +333,49 @@ fn root_plan() -> RootPlan {
 }
 
 fn plan_with_disk() -> ContainerPlan {
-    let disk =
-        DiskPlan { serial: "disk0".into(), kind: "ext4".into(), flags: 1, data: "noload".into() };
+    let directory = |file_system, path: &str| DiskDirectory { file_system, path: path.into() };
     let mut plan = container_plan();
-    plan.root.source = RootSource::Disk(disk);
+    plan.root.source = RootSource::Disk(DiskPlan {
+        serial: "disk0".into(),
+        images: vec![],
+        file_systems: vec![DiskFileSystem {
+            image: 0,
+            devices: vec![],
+            kind: "ext4".into(),
+            flags: 1,
+            data: "noload".into(),
+        }],
+        directories: vec![],
+        root: DiskRootPlan::Directory(directory(0, "")),
+    });
+    plan
+}
+
+fn plan_with_layers() -> ContainerPlan {
+    let directory = |file_system, path: &str| DiskDirectory { file_system, path: path.into() };
+    let file_system = |image, devices: &[u16], kind: &str| DiskFileSystem {
+        image,
+        devices: devices.to_vec(),
+        kind: kind.into(),
+        flags: 0,
+        data: String::new(),
+    };
+    let mut plan = container_plan();
+    plan.root.source = RootSource::Disk(DiskPlan {
+        serial: "disk1".into(),
+        images: vec![
+            DiskImage { start: 0, bytes: 1 << 20 },
+            DiskImage { start: 1 << 20, bytes: 4096 },
+            DiskImage { start: (1 << 20) + 4096, bytes: 8192 },
+        ],
+        file_systems: vec![file_system(0, &[], "ext4"), file_system(1, &[2], "erofs")],
+        directories: vec![NewDirectory { directory: directory(0, "upper"), mode: 0o755 }],
+        root: DiskRootPlan::Overlay(OverlayPlan {
+            lower: vec![directory(1, "")],
+            upper: Some(WritableLayer { upper: directory(0, "upper"), work: directory(0, "work") }),
+            flags: 2,
+            options: vec![("index".into(), Some("off".into())), ("volatile".into(), None)],
+        }),
+    });
     plan
 }

@@ -220,8 +220,8 @@ impl Pod {
         let (drive, serial) = self.inner.drives().take(&container.id)?;
         let made = match open_disk(root, serial) {
             Ok((disk, plan)) => {
-                let request = insert_disk(drive, &disk);
-                match self.inner.machine.ask("a disk", request, vec![disk.image]).await {
+                let (request, images) = insert_disk(drive, disk);
+                match self.inner.machine.ask("a disk", request, images).await {
                     Ok(()) => self.make(container, Some(plan)).await,
                     Err(error) => Err(error),
                 }

@@ -17,7 +17,8 @@ mod operations;
 mod shares;
 mod table;
 
-pub use crate::disk::{DiskError, DiskRoot};
+pub use crate::disk::{DiskError, DiskRoot, ImageFileSystem};
+pub use agent_protocol::{DiskDirectory, DiskRootPlan, NewDirectory, OverlayPlan, WritableLayer};
 pub use create::{NewContainer, PodOptions, Root};
 pub use error::PodError;
 pub use fifo::StdioPaths;

@@ -7,11 +7,13 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use devices::event_loop::EventLoop;
 use devices::testing::Driver;
-use devices::virtio::blk::{Blk, BlkSpec, DriveDisk, DriveSpec};
+use devices::virtio::blk::{Blk, BlkSpec, DiskImage, DriveDisk, DriveSpec};
 use devices_fuzz::{Act, perform};
 use libfuzzer_sys::fuzz_target;
 
 const SIZE: u64 = 64 * 512 + 100;
+/// Where the second image begins: behind a gap of one sector.
+const SECOND: u64 = 65 * 512;
 
 /// A file that is nowhere.
 fn disk() -> File {
@@ -27,16 +29,26 @@ fn disk() -> File {
     file
 }
 
-fuzz_target!(|input: (bool, bool, Vec<Act>)| {
+/// Two of them, one behind the other; each is kept in `copies`, too.
+fn images(read_only: (bool, bool), copies: &mut Vec<File>) -> Vec<DiskImage> {
+    let mut image = |read_only, start| {
+        let file = disk();
+        copies.push(file.try_clone().expect("descriptors are left"));
+        DiskImage { file, read_only, start }
+    };
+    vec![image(read_only.0, 0), image(read_only.1, SECOND)]
+}
+
+fuzz_target!(|input: ((bool, bool), bool, Vec<Act>)| {
     let (read_only, is_drive, acts) = input;
     let event_loop = EventLoop::unthreaded().expect("descriptors are left");
-    let file = disk();
-    let mut copies = vec![file.try_clone().expect("descriptors are left")];
+    let mut copies = Vec::new();
     let (blk, handle) = if is_drive {
         let (blk, handle) = Blk::drive(DriveSpec::default(), event_loop.clone());
         (blk, Some(handle))
     } else {
-        let spec = BlkSpec { file, read_only, id: "fuzz".into(), operations: None, bytes: None };
+        let images = images(read_only, &mut copies);
+        let spec = BlkSpec { images, id: "fuzz".into(), operations: None, bytes: None };
         (Blk::new(spec, event_loop.clone()).expect("the disk is good"), None)
     };
     let mut driver = Driver::new(Box::new(blk));
@@ -44,9 +56,8 @@ fuzz_target!(|input: (bool, bool, Vec<Act>)| {
     for (turn, act) in acts.iter().take(64).enumerate() {
         match (&handle, turn % 8) {
             (Some(handle), 2) => {
-                let file = disk();
-                copies.push(file.try_clone().expect("descriptors are left"));
-                let disk = DriveDisk { file, read_only, id: "fuzz".into() };
+                let images = images(read_only, &mut copies);
+                let disk = DriveDisk { images, id: "fuzz".into() };
                 handle.insert(disk).expect("the drive is empty");
             }
             (Some(handle), 6) => handle.eject(),

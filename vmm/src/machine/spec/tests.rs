@@ -52,13 +52,12 @@ fn share(name: &str, slot: u16) -> ShareConfig {
     }
 }
 
+fn image(slot: u16) -> ImageConfig {
+    ImageConfig { image: FdSlot(slot), read_only: true, start: 0 }
+}
+
 fn disk(slot: u16) -> DiskConfig {
-    DiskConfig {
-        image: FdSlot(slot),
-        read_only: true,
-        serial: "rootfs".to_owned(),
-        rate_limit: None,
-    }
+    DiskConfig { images: vec![image(slot)], serial: "rootfs".to_owned(), rate_limit: None }
 }
 
 fn error(change: impl FnOnce(&mut MachineConfig)) -> SpecError {
@@ -227,8 +226,7 @@ fn drives_are_devices_and_their_disks_are_checked() {
 
     let disk = |serial: &str, slot| InsertedDisk {
         drive: 2,
-        image: FdSlot(slot),
-        read_only: true,
+        images: vec![image(slot)],
         serial: serial.to_owned(),
     };
     let spec = InsertedSpec::new(disk("disk2", 0), fds(1)).unwrap();

@@ -1,10 +1,9 @@
 //! The config side.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use super::medium::{DriveHandle, Medium, Slot};
+use super::medium::{DiskImage, DriveHandle, Medium, Slot};
 use super::request::Geometry;
 use super::state::BlkState;
 use super::worker::BlkWorker;
@@ -21,10 +20,8 @@ use crate::virtio::{ActivateError, Activation, VirtioDevice, Virtqueue, read_con
 /// What a block device is made of.
 #[derive(Debug)]
 pub struct BlkSpec {
-    /// A regular file or a block device, open for reading, and for writing unless `read_only`.
-    pub file: File,
-    /// Whether the guest can write.
-    pub read_only: bool,
+    /// What is on it, in the order of their places. It is offered read-only when each of them is.
+    pub images: Vec<DiskImage>,
     /// What the guest sees as the disk's serial number, at most 20 bytes.
     pub id: String,
     /// Limit of requests per second.
@@ -61,6 +58,16 @@ pub enum BlkError {
         id: String,
         /// Bytes of the file.
         bytes: u64,
+    },
+    /// An image is not behind the one before it.
+    #[error(
+        "an image of the disk {id} cannot begin at {start}: each one is behind the one before, at a sector"
+    )]
+    Place {
+        /// The disk.
+        id: String,
+        /// Where it was to begin, in bytes.
+        start: u64,
     },
     /// The identity is too long.
     #[error("the disk identity {id:?} has more than {ID_SIZE} bytes")]
@@ -104,15 +111,15 @@ pub struct Blk {
 }
 
 impl Blk {
-    /// A device over `spec.file`, whose worker runs on `event_loop`. It blocks there while the
-    /// host's disk works, so other devices should not be on that loop. A rest of the file that is
+    /// A device over `spec.images`, whose worker runs on `event_loop`. It blocks there while the
+    /// host's disk works, so other devices should not be on that loop. A rest of a file that is
     /// less than a sector is not shown.
     ///
     /// # Errors
-    /// The file has no size or no sector; the identity is too long.
+    /// There is no image, or one has no size, no sector or no place; the identity is too long.
     pub fn new(spec: BlkSpec, event_loop: Arc<EventLoop>) -> Result<Self, BlkError> {
-        let BlkSpec { file, read_only, id, operations, bytes } = spec;
-        let slot = Slot::new(Medium::new(file, read_only, id)?);
+        let BlkSpec { images, id, operations, bytes } = spec;
+        let slot = Slot::new(Medium::new(images, &id)?);
         let queue_size = [QUEUE_SIZE];
         let worker = None;
         Ok(Self { slot, is_drive: false, queue_size, operations, bytes, event_loop, worker })
@@ -130,10 +137,10 @@ impl Blk {
         (Self { slot, is_drive: true, queue_size, operations, bytes, event_loop, worker }, handle)
     }
 
-    /// The device that `state` was taken from, over a file with the same content.
+    /// The device that `state` was taken from, over files with the same content.
     ///
     /// # Errors
-    /// As for [`Self::new`]; the file is not as large, or not as writable.
+    /// As for [`Self::new`]; the disk is not as large, or not as writable.
     pub fn restore(
         state: &BlkState,
         spec: BlkSpec,

@@ -9,40 +9,99 @@ use super::request::Geometry;
 use super::{ID_SIZE, SECTOR_SIZE};
 use crate::virtio::DeviceSignal;
 
+/// An image on a disk.
+#[derive(Debug)]
+pub struct DiskImage {
+    /// A regular file or a block device, open for reading, and for writing unless `read_only`.
+    pub file: File,
+    /// Whether each write to it fails.
+    pub read_only: bool,
+    /// Where on the disk it begins, in bytes.
+    pub start: u64,
+}
+
+/// An image and its place.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) file: File,
+    pub(super) read_only: bool,
+    /// Bytes before it on the disk.
+    pub(super) start: u64,
+    /// Bytes of its whole sectors.
+    pub(super) len: u64,
+}
+
+impl Image {
+    /// Where in the file a range of the disk is, if all of it is there.
+    pub(super) fn place(&self, offset: u64, len: u64) -> Option<u64> {
+        let within = offset.checked_sub(self.start)?;
+        (within.checked_add(len)? <= self.len).then_some(within)
+    }
+
+    /// Where it ends on the disk.
+    fn end(&self) -> Option<u64> {
+        self.start.checked_add(self.len)
+    }
+}
+
 /// A disk, or its absence: then no sector is there.
 #[derive(Debug)]
 pub(super) struct Medium {
-    pub(super) file: Option<File>,
+    /// In the order of their places; none without a disk.
+    pub(super) images: Vec<Image>,
     pub(super) geometry: Geometry,
 }
 
 impl Medium {
     pub(super) fn none() -> Self {
         let geometry = Geometry { sectors: 0, read_only: true, id: [0; ID_SIZE] };
-        Self { file: None, geometry }
+        Self { images: Vec::new(), geometry }
     }
 
-    /// The disk that is this file.
+    /// The disk that is these images.
     ///
     /// # Errors
-    /// The file has no size or no sector; the identity is too long.
-    pub(super) fn new(mut file: File, read_only: bool, name: String) -> Result<Self, BlkError> {
-        // A block device has no length, but an end.
-        let size = match file.seek(SeekFrom::End(0)) {
-            Ok(size) => size,
-            Err(source) => return Err(BlkError::Size { id: name, source }),
-        };
-        let sectors = size.checked_div(SECTOR_SIZE).unwrap_or_default();
-        if sectors == 0 {
-            return Err(BlkError::TooSmall { id: name, bytes: size });
-        }
+    /// There is none, or one has no size, no sector or no place; the identity is too long.
+    pub(super) fn new(images: Vec<DiskImage>, name: &str) -> Result<Self, BlkError> {
         let mut id = [0; ID_SIZE];
         match id.get_mut(..name.len()) {
             Some(front) => front.copy_from_slice(name.as_bytes()),
-            None => return Err(BlkError::LongId { id: name }),
+            None => return Err(BlkError::LongId { id: name.to_owned() }),
         }
-        Ok(Self { file: Some(file), geometry: Geometry { sectors, read_only, id } })
+        let mut end = 0;
+        let mut placed = Vec::with_capacity(images.len());
+        for image in images {
+            let image = measure(image, name)?;
+            let start = image.start;
+            let is_aligned = start.checked_rem(SECTOR_SIZE) == Some(0);
+            match image.end() {
+                Some(its_end) if is_aligned && start >= end => end = its_end,
+                _ => return Err(BlkError::Place { id: name.to_owned(), start }),
+            }
+            placed.push(image);
+        }
+        let sectors = end.checked_div(SECTOR_SIZE).unwrap_or_default();
+        if sectors == 0 {
+            return Err(BlkError::TooSmall { id: name.to_owned(), bytes: 0 });
+        }
+        let read_only = placed.iter().all(|image| image.read_only);
+        Ok(Self { images: placed, geometry: Geometry { sectors, read_only, id } })
     }
+}
+
+fn measure(image: DiskImage, name: &str) -> Result<Image, BlkError> {
+    let DiskImage { mut file, read_only, start } = image;
+    // A block device has no length, but an end.
+    let size = match file.seek(SeekFrom::End(0)) {
+        Ok(size) => size,
+        Err(source) => return Err(BlkError::Size { id: name.to_owned(), source }),
+    };
+    let sectors = size.checked_div(SECTOR_SIZE).unwrap_or_default();
+    if sectors == 0 {
+        return Err(BlkError::TooSmall { id: name.to_owned(), bytes: size });
+    }
+    // Not more than the size.
+    Ok(Image { file, read_only, start, len: sectors.saturating_mul(SECTOR_SIZE) })
 }
 
 /// The medium and who is told when it changes. Locked by the worker for each request, so that a disk
@@ -77,10 +136,8 @@ impl Slot {
 /// A disk for a drive.
 #[derive(Debug)]
 pub struct DriveDisk {
-    /// A regular file or a block device, open for reading, and for writing unless `read_only`.
-    pub file: File,
-    /// Whether the guest can write.
-    pub read_only: bool,
+    /// What is on it, in the order of their places.
+    pub images: Vec<DiskImage>,
     /// What the guest sees as the disk's serial number, at most 20 bytes.
     pub id: String,
 }
@@ -95,10 +152,10 @@ impl DriveHandle {
     /// # Errors
     /// One is in already; as for a device that is made with its disk.
     pub fn insert(&self, disk: DriveDisk) -> Result<(), BlkError> {
-        let DriveDisk { file, read_only, id } = disk;
-        let new = Medium::new(file, read_only, id)?;
+        let DriveDisk { images, id } = disk;
+        let new = Medium::new(images, &id)?;
         let mut medium = self.0.medium();
-        if medium.file.is_some() {
+        if !medium.images.is_empty() {
             return Err(BlkError::Occupied);
         }
         *medium = new;
@@ -107,8 +164,8 @@ impl DriveHandle {
         Ok(())
     }
 
-    /// Takes the disk out, if there is one, and tells the driver. When it returns, the file is closed
-    /// and no request uses it.
+    /// Takes the disk out, if there is one, and tells the driver. When it returns, its files are closed
+    /// and no request uses them.
     pub fn eject(&self) {
         *self.0.medium() = Medium::none();
         self.0.changed();

@@ -1,7 +1,11 @@
-//! The block device (VIRTIO 1.2 §5.2) over an open file or block device, raw.
+//! The block device (VIRTIO 1.2 §5.2) over open files or block devices, raw.
 //!
 //! Data goes between the file and guest memory without a copy. The device works on one request
 //! after the other, on a loop of its own, so that a slow disk holds up nothing else.
+//!
+//! A disk can have several images, each at a place of its own: a guest that has to have many has them in
+//! one device. What lies between two images can be neither read nor written, and no request can be for
+//! two of them.
 //!
 //! A drive is a device whose disk comes and goes while the machine runs: without one its capacity is
 //! 0, and every request for data fails. The driver is told of each change (§5.2.5.2), and has to let
@@ -15,7 +19,7 @@ mod state;
 mod worker;
 
 pub use device::{Blk, BlkError, BlkSpec, DriveSpec};
-pub use medium::{DriveDisk, DriveHandle};
+pub use medium::{DiskImage, DriveDisk, DriveHandle};
 pub use state::BlkState;
 
 /// The only queue.

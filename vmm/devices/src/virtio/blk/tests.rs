@@ -14,14 +14,19 @@ const IO_ERROR: u8 = 1;
 const UNSUPPORTED: u8 = 2;
 const SECTORS: u64 = 64;
 
-fn spec(read_only: bool) -> BlkSpec {
+fn image(start: u64, read_only: bool) -> DiskImage {
     let file = tempfile::tempfile().unwrap();
     file.set_len(SECTORS * SECTOR_SIZE + 100).unwrap();
-    BlkSpec { file, read_only, id: "scratch-0".into(), operations: None, bytes: None }
+    DiskImage { file, read_only, start }
+}
+
+fn spec(read_only: bool) -> BlkSpec {
+    let images = vec![image(0, read_only)];
+    BlkSpec { images, id: "scratch-0".into(), operations: None, bytes: None }
 }
 
 fn start(spec: BlkSpec) -> (Driver, File) {
-    let file = spec.file.try_clone().unwrap();
+    let file = spec.images[0].file.try_clone().unwrap();
     let event_loop = EventLoop::new("blk-test", None).unwrap();
     let mut driver = Driver::new(Box::new(Blk::new(spec, event_loop).unwrap()));
     driver.start(u64::MAX, 64);
@@ -179,8 +184,14 @@ fn answers_with_an_error_when_the_file_shrinks() {
 fn says_what_is_wrong_with_a_disk() {
     let event_loop = EventLoop::unthreaded().unwrap();
     let error = |spec| Blk::new(spec, event_loop.clone()).err().unwrap().to_string();
-    let empty = tempfile::tempfile().unwrap();
-    assert!(error(BlkSpec { file: empty, ..spec(false) }).contains("0 bytes"));
+    let empty = || DiskImage { file: tempfile::tempfile().unwrap(), read_only: true, start: 0 };
+    assert!(error(BlkSpec { images: vec![empty()], ..spec(false) }).contains("0 bytes"));
+    assert!(error(BlkSpec { images: vec![], ..spec(false) }).contains("0 bytes"));
+    let size = SECTORS * SECTOR_SIZE;
+    for start in [0, size - 512, size + 1, u64::MAX - 511] {
+        let images = vec![image(0, true), image(start, true)];
+        assert!(error(BlkSpec { images, ..spec(false) }).contains(&start.to_string()), "{start}");
+    }
     let id = "x".repeat(21);
     assert!(error(BlkSpec { id, ..spec(false) }).contains("more than 20 bytes"));
 }
@@ -230,20 +241,67 @@ fn a_drive_has_a_disk_at_times() {
     assert_eq!(read(&mut driver), IO_ERROR);
     assert_eq!(driver.request(0, &[&header(4, 0)], &[1]), [OK]);
     for read_only in [true, false, true] {
-        let BlkSpec { file, .. } = spec(read_only);
-        handle.insert(DriveDisk { file, read_only, id: "disk1".into() }).unwrap();
+        let disk = |id: &str| DriveDisk { images: vec![image(0, read_only)], id: id.into() };
+        handle.insert(disk("disk1")).unwrap();
         assert_eq!((capacity(&driver), read(&mut driver)), (SECTORS, OK));
         assert_eq!(write(&mut driver), !read_only);
         let reply = driver.request(0, &[&header(8, 0)], &[20, 1]);
         assert!(reply.starts_with(b"disk1\0"), "{reply:?}");
-        let BlkSpec { file, .. } = spec(read_only);
-        let second = handle.insert(DriveDisk { file, read_only, id: "disk2".into() });
+        let second = handle.insert(disk("disk2"));
         assert!(second.unwrap_err().to_string().contains("already"));
         handle.eject();
         assert_eq!((capacity(&driver), read(&mut driver)), (0, IO_ERROR));
         assert!(!write(&mut driver));
     }
-    let empty = tempfile::tempfile().unwrap();
-    let empty = handle.insert(DriveDisk { file: empty, read_only: true, id: "x".into() });
+    let empty = handle.insert(DriveDisk { images: vec![], id: "x".into() });
     assert!(empty.unwrap_err().to_string().contains("0 bytes"));
+}
+
+#[test]
+fn has_several_images_each_at_its_place() {
+    const SECOND: u64 = 100;
+    const THIRD: u64 = SECOND + SECTORS;
+    let start_of = |sector: u64| sector * SECTOR_SIZE;
+    let images = vec![image(0, true), image(start_of(SECOND), false), image(start_of(THIRD), true)];
+    let files: Vec<File> = images.iter().map(|image| image.file.try_clone().unwrap()).collect();
+    for (mark, file) in (1..).zip(&files) {
+        file.write_all_at(&[mark; 64 * 512], 0).unwrap();
+    }
+    let (mut driver, _file) = start(BlkSpec { images, ..spec(false) });
+    assert_eq!(driver.offered_features() & feature::RO, 0);
+    let mut capacity = [0; 8];
+    crate::bus::BusDevice::read(&*driver.transport, 0x100, &mut capacity);
+    assert_eq!(u64::from_le_bytes(capacity), THIRD + SECTORS);
+
+    let mut read = |sector, len: u32| {
+        let reply = driver.request(0, &[&header(0, sector)], &[len, 1]);
+        (*reply.last().unwrap(), reply[0])
+    };
+    for (mark, begin) in [(1, 0), (2, SECOND), (3, THIRD)] {
+        assert_eq!(read(begin, 1024), (OK, mark));
+        assert_eq!(read(begin + SECTORS - 1, 512), (OK, mark));
+    }
+    // In the gap, out of an image into it, and from one image into the next.
+    for (sector, len) in
+        [(SECTORS, 512), (SECTORS - 1, 1024), (SECOND - 1, 1024), (THIRD - 1, 1024)]
+    {
+        assert_eq!(read(sector, len).0, IO_ERROR, "{sector} {len}");
+    }
+    let mut change =
+        |kind, sector, data: &[u8]| driver.request(0, &[&header(kind, sector), data], &[1])[0];
+    for (sector, status) in
+        [(0, IO_ERROR), (SECTORS, IO_ERROR), (SECOND + 1, OK), (THIRD, IO_ERROR)]
+    {
+        assert_eq!(change(1, sector, &[9; 512]), status, "a write to {sector}");
+        assert_eq!(change(11, 0, &range(sector + 2, 1, 0)), status, "a discard of {sector}");
+        assert_eq!(change(13, 0, &range(sector + 4, 1, 1)), status, "zeros at {sector}");
+    }
+    assert_eq!(driver.request(0, &[&header(4, 0)], &[1]), [OK]);
+    let mut stored = vec![0; 64 * 512];
+    for (mark, file) in [(1, &files[0]), (3, &files[2])] {
+        file.read_exact_at(&mut stored, 0).unwrap();
+        assert!(stored.iter().all(|byte| *byte == mark), "image {mark} was written");
+    }
+    files[1].read_exact_at(&mut stored, 0).unwrap();
+    assert_eq!([512, 3 * 512, 5 * 512, 7 * 512].map(|place| stored[place]), [9, 0, 0, 2]);
 }

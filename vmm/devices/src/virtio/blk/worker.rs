@@ -56,12 +56,12 @@ impl BlkWorker {
             }
             let Some(chain) = queue.pop(memory)? else { return Ok(()) };
             let medium = slot.medium();
-            let served = match &medium.file {
-                Some(file) => {
-                    let mut disk = Disk { file, write_through: *write_through };
+            let served = match medium.images.as_slice() {
+                [] => serve(&chain, &medium.geometry, &mut Absent),
+                images => {
+                    let mut disk = Disk { images, write_through: *write_through };
                     serve(&chain, &medium.geometry, &mut disk)
                 }
-                None => serve(&chain, &medium.geometry, &mut Absent),
             };
             drop(medium);
             let outcome = match served {
