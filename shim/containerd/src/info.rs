@@ -6,6 +6,11 @@ use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 
+/// What containerd 2.2 looks for in the answer, and the mounts of a root that it is to leave as they are: the
+/// guest makes them (containerd, docs/mount-management.md).
+const ALLOW_MOUNTS: &str = "containerd.io/runtime-allow-mounts";
+const MOUNTS: &str = "mkdir/*,format/*,erofs,ext4,ext3,ext2";
+
 /// What `-v` answers.
 pub(crate) fn version() -> String {
     format!(
@@ -29,6 +34,7 @@ pub(crate) fn info() -> Result<Vec<u8>, ShimError> {
             ..RuntimeVersion::default()
         }),
         features: MessageField::some(features),
+        annotations: [(ALLOW_MOUNTS.to_owned(), MOUNTS.to_owned())].into(),
         ..RuntimeInfo::default()
     };
     info.write_to_bytes().map_err(ShimError::Message)
@@ -43,6 +49,7 @@ mod tests {
         assert!(version().contains(env!("CARGO_PKG_VERSION")));
         let info = RuntimeInfo::parse_from_bytes(&info().unwrap()).unwrap();
         assert_eq!(info.name, RUNTIME);
+        assert!(info.annotations[ALLOW_MOUNTS].split(',').any(|kind| kind == "erofs"));
         let features: serde_json::Value = serde_json::from_slice(&info.features.value).unwrap();
         assert!(features["ociVersionMax"].as_str().unwrap().starts_with("1."), "{features}");
     }

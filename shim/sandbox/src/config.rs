@@ -68,14 +68,16 @@ pub struct HostConfig {
     /// A machine shares no core with another process at the same moment, where cores have two hardware
     /// threads.
     pub core_scheduling: bool,
-    /// Drives of a pod whose first container has no root on a disk: so many others can have one at once.
-    pub pod_drives: u16,
+    /// Drives of a pod whose first container has no root on a disk: so many others can have one at once. What
+    /// is usual if it is missing: `POD_DRIVES` in a pod without a first container, which says nothing about
+    /// the others, and none in one whose first root is a directory, as those of the others will be.
+    pub pod_drives: Option<u16>,
     /// The KVM device.
     pub kvm: PathBuf,
 }
 
-/// Drives of a pod, unless the configuration says something else: a pod has few containers.
-const POD_DRIVES: u16 = 4;
+/// Drives of a pod without a first container, unless the configuration says something else.
+pub(crate) const POD_DRIVES: u16 = 4;
 /// Drives of one pod: each is a device of the guest, and interrupts are few.
 pub(crate) const MAX_POD_DRIVES: u16 = 8;
 
@@ -123,7 +125,7 @@ impl Default for HostConfig {
             walls: WallPolicy::Strict,
             vmm_users: DEFAULT_VMM_USERS,
             core_scheduling: false,
-            pod_drives: POD_DRIVES,
+            pod_drives: None,
             kvm: PathBuf::from("/dev/kvm"),
         }
     }
@@ -213,9 +215,9 @@ impl HostConfig {
         if let Err(problem) = crate::limits::check_vcpus(self.vcpus) {
             return refuse("vcpus", self.vcpus.to_string(), problem);
         }
-        if self.pod_drives > MAX_POD_DRIVES {
+        if let Some(drives) = self.pod_drives.filter(|drives| *drives > MAX_POD_DRIVES) {
             let problem = format!("it must be from 0 to {MAX_POD_DRIVES}");
-            return refuse("pod_drives", self.pod_drives.to_string(), problem);
+            return refuse("pod_drives", drives.to_string(), problem);
         }
         // The last number of all means nobody (chown(2)).
         let last = u32::MAX - VMM_USERS;

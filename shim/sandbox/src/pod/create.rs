@@ -9,7 +9,7 @@ use super::shares::{Shares, Taken};
 use super::table::{Member, MemberDisk, PodEvent, Process, Table};
 use super::{Inner, Pod};
 use crate::caller_limits;
-use crate::config::{HostConfig, MAX_POD_DRIVES, Parts};
+use crate::config::{HostConfig, MAX_POD_DRIVES, POD_DRIVES, Parts};
 use crate::container_id::ContainerId;
 use crate::container_view::{Figurehead, View};
 use crate::create::{self, Prepared, read_only_root, refusal_of_agent, single_files};
@@ -134,7 +134,7 @@ impl Pod {
         }
         let has_disk = disk.is_some();
         let has_keeper = container.root == Root::Nothing;
-        let drives = give_disk(&mut prepared, disk, &role, &options.config);
+        let drives = give_disk(&mut prepared, disk, &role, &container.root, &options.config);
         let mut hooks_made_network = false;
         if let Some(figurehead) = figurehead.filter(|_| prepared.network_is_of_hooks()) {
             let namespace = figurehead
@@ -448,9 +448,14 @@ fn give_disk(
     prepared: &mut Prepared,
     disk: Option<OpenDisk>,
     role: &PodRole,
+    first: &Root,
     config: &HostConfig,
 ) -> Drives {
-    let count = if disk.is_some() { MAX_POD_DRIVES } else { config.pod_drives };
+    let count = match (&disk, first) {
+        (Some(_), _) => MAX_POD_DRIVES,
+        (None, Root::Nothing) => config.pod_drives.unwrap_or(POD_DRIVES),
+        (None, _) => config.pod_drives.unwrap_or(0),
+    };
     if let Some(disk) = disk {
         prepared.give_disk(disk);
     }
