@@ -4,7 +4,7 @@
 //! allowed to make another.
 
 use super::filter::{Arguments, Call, any_of, masked};
-use super::kind::Kind;
+use super::kind::{Kind, OWN_PID};
 use libc::c_long;
 
 const fn call(number: c_long, reason: &'static str) -> Call {
@@ -33,7 +33,7 @@ const VIRTUAL_CPU: Arguments = Arguments::When(|| {
 });
 const QUEUE_OF_TAP: Arguments = Arguments::When(|| any_of(1, &[TUNSETQUEUE]));
 /// Pids do not change while the process lives.
-const THIS_PROCESS: Arguments = Arguments::When(|| any_of(0, &[std::process::id()]));
+const THIS_PROCESS: Arguments = Arguments::When(|| any_of(0, &[OWN_PID]));
 /// Copies, flags and locks; not who is sent a signal by whom.
 const OF_DESCRIPTORS: Arguments = Arguments::When(|| {
     let commands = [

@@ -3,30 +3,39 @@
 //! A filter is inherited by the threads that a thread makes, and never widened. So all threads are made
 //! while only `calls::NEVER` is forbidden, before there is anything of the guest's; each takes the
 //! filter of its kind before its first work, and the guest runs when all have it.
+//!
+//! The lists (`calls`) are compiled when the program is built (`build.rs`): at a start that would take as long
+//! as half of the namespaces.
 
+#[cfg(test)]
 mod calls;
+#[cfg(test)]
 mod filter;
 mod kind;
 #[cfg(test)]
 mod run;
+#[cfg(test)]
 mod tree;
 
 pub use kind::Kind;
 
 use devices::event_loop::ThreadHook;
-use seccompiler::{BpfProgram, Error, apply_filter};
+use kind::OWN_PID;
+use seccompiler::{BpfProgram, Error, apply_filter, sock_filter};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long the threads of a machine may take to start.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why the filters could not be made or installed.
+/// Code, jumps if it is true and if it is not, and the value of each instruction (linux/filter.h).
+type Instructions = &'static [(u16, u8, u8, u32)];
+
+include!(concat!(env!("OUT_DIR"), "/filters.rs"));
+
+/// Why the filters could not be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum SeccompError {
-    /// A mistake in the lists.
-    #[error("a system call filter could not be compiled")]
-    Compile(#[source] seccompiler::BackendError),
     /// The kernel refused.
     #[error("the kernel refused a system call filter")]
     Install(#[source] Error),
@@ -40,7 +49,7 @@ pub enum SeccompError {
     },
 }
 
-/// Filters, compiled.
+/// The filters of this process.
 pub struct Filters {
     never: BpfProgram,
     by_kind: [(Kind, BpfProgram); 4],
@@ -50,18 +59,21 @@ pub struct Filters {
 }
 
 impl Filters {
-    /// Compiles all filters.
-    ///
-    /// # Errors
-    /// [`SeccompError::Compile`].
-    pub fn compile() -> Result<Self, SeccompError> {
-        let compile = |kind: Kind| Ok((kind, filter::allow(kind.calls())?));
-        let [control, vcpu, device, file_server] = Kind::ALL.map(compile);
-        let compiled = || -> Result<_, seccompiler::BackendError> {
-            Ok((filter::forbid(calls::NEVER)?, [control?, vcpu?, device?, file_server?]))
-        };
-        let (never, by_kind) = compiled().map_err(SeccompError::Compile)?;
-        Ok(Self { never, by_kind, confined: Mutex::new(0), one_more: Condvar::new() })
+    /// All of them, for the process that calls this.
+    #[must_use]
+    pub fn new() -> Self {
+        let own = std::process::id();
+        let by_kind = Kind::ALL.map(|kind| {
+            let instructions = match kind {
+                Kind::Control => CONTROL,
+                Kind::Vcpu => VCPU,
+                Kind::Device => DEVICE,
+                Kind::FileServer => FILESERVER,
+            };
+            (kind, program(instructions, own))
+        });
+        let never = program(NEVER, own);
+        Self { never, by_kind, confined: Mutex::new(0), one_more: Condvar::new() }
     }
 
     /// Forbids this thread, and all that it makes, what none of them will ever do. To be called before
@@ -116,6 +128,21 @@ impl Filters {
     }
 }
 
+impl Default for Filters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A filter for the process with this id.
+fn program(instructions: Instructions, own: u32) -> BpfProgram {
+    let instruction = |(code, jt, jf, k)| {
+        let k = if k == OWN_PID { own } else { k };
+        sock_filter { code, jt, jf, k }
+    };
+    instructions.iter().copied().map(instruction).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,16 +185,26 @@ mod tests {
     }
 
     #[test]
-    fn all_filters_compile() {
-        let filters = Filters::compile().unwrap();
-        for (kind, filter) in &filters.by_kind {
-            assert!(filter.len() < tree::MOST_INSTRUCTIONS, "{kind:?}");
+    fn the_filters_are_those_of_the_lists() {
+        let filters = Filters::new();
+        let same = |compiled: &BpfProgram, list: BpfProgram| {
+            let own = |k: u32| if k == OWN_PID { std::process::id() } else { k };
+            let list = list.iter().map(|one| (one.code, one.jt, one.jf, own(one.k)));
+            list.eq(compiled.iter().map(|one| (one.code, one.jt, one.jf, one.k)))
+        };
+        assert!(same(&filters.never, filter::forbid(calls::NEVER).unwrap()));
+        for (kind, compiled) in &filters.by_kind {
+            assert!(compiled.len() < tree::MOST_INSTRUCTIONS, "{kind:?}");
+            let list = filter::allow(kind.calls()).unwrap();
+            // tgkill(2) of the own process, and nothing else by chance.
+            assert_eq!(list.iter().filter(|one| one.k == OWN_PID).count(), 1, "{kind:?}");
+            assert!(same(compiled, list), "{kind:?}");
         }
     }
 
     #[test]
     fn a_filter_answers_as_its_list_says_and_soon() {
-        let filters = Filters::compile().unwrap();
+        let filters = Filters::new();
         let pid = u64::from(std::process::id());
         // Those of the x32 table as well, and none at all.
         let numbers = || (0..1000).chain(0x4000_0000..0x4000_0400).chain([u32::MAX]);
@@ -228,7 +265,7 @@ mod tests {
     fn gives_large_memory_back() {
         // Without the one heap, this process dies of SIGSYS here.
         crate::process::use_one_heap();
-        let filters = Filters::compile().unwrap();
+        let filters = Filters::new();
         let thread = std::thread::spawn(move || {
             filters.confine(Kind::Device).unwrap();
             for _ in 0..4 {
@@ -241,7 +278,7 @@ mod tests {
 
     #[test]
     fn threads_that_have_their_filter_are_counted() {
-        let filters = Arc::new(Filters::compile().unwrap());
+        let filters = Arc::new(Filters::new());
         let hook = filters.hook(|_| Kind::Device);
         let threads: Vec<_> = (0..3)
             .map(|_| {
