@@ -26,7 +26,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err(format!("the VMM for {target} is built on a machine of that kind").into());
     }
     let mut text = String::new();
-    write_one(&mut text, "NEVER", filter::forbid(calls::NEVER))?;
     for kind in Kind::ALL {
         let name = format!("{kind:?}").to_uppercase();
         write_one(&mut text, &name, filter::allow(kind.calls()))?;

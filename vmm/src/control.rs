@@ -166,13 +166,13 @@ fn start(
     let mut walls = WallsReport::default();
     if jail == Jail::Full {
         walls = confine(&spec, shares_later).map_err(RequestError::Jail)?;
-        let compiled = Arc::new(Filters::new());
         let mut up = Walls::new(policy, walls);
-        let begun = up.needed("system call filters", compiled.begin());
-        if begun.map_err(RequestError::Seccomp)?.is_some() {
-            hooks.vcpu = Some(compiled.hook(|_| Kind::Vcpu));
-            hooks.device = Some(compiled.hook(Kind::of_device_thread));
-            filters = Some(compiled);
+        let possible = up.needed("system call filters", Filters::check());
+        if possible.map_err(RequestError::Seccomp)?.is_some() {
+            let of_all = Arc::new(Filters::new());
+            hooks.vcpu = Some(of_all.hook(|_| Kind::Vcpu));
+            hooks.device = Some(of_all.hook(Kind::of_device_thread));
+            filters = Some(of_all);
         }
         walls = up.report();
         timeline.step("jail");

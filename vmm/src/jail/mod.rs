@@ -105,9 +105,7 @@ pub struct Confinement<'a> {
 /// [`WallsError`] names what it refuses. The process is confined in any case, and can only end.
 pub fn try_walls() -> Result<WallsReport, WallsError> {
     let report = enter(&Confinement::default())?;
-    let filters = seccomp::Filters::new();
-    filters.begin()?;
-    filters.confine(seccomp::Kind::Control)?;
+    seccomp::Filters::new().confine(seccomp::Kind::Control)?;
     Ok(report)
 }
 

@@ -48,13 +48,6 @@ pub(super) fn allow<'a>(calls: impl Iterator<Item = &'a Call>) -> Result<BpfProg
     tree::program(Answer::Kill, &answers, look)
 }
 
-/// Ends the process at any of these calls, and allows all others.
-pub(super) fn forbid(calls: &[c_long]) -> Result<BpfProgram, BackendError> {
-    let answers = calls.iter().map(|call| Ok((number(*call)?, Answer::Kill)));
-    let answers = answers.collect::<Result<BTreeMap<_, _>, BackendError>>()?;
-    tree::program(Answer::Allow, &answers, Vec::new())
-}
-
 fn number(call: c_long) -> Result<u32, BackendError> {
     u32::try_from(call).map_err(|_| BackendError::InvalidArgumentNumber)
 }
