@@ -16,8 +16,8 @@ use crate::messages::{ImageSpec, ImageStatusRequest, ImageStatusResponse};
 const SOCKET: &str = "/run/containerd/containerd.sock";
 /// From containerd's start to its first answer, and for what it does on its own.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// For one call.
-const DEADLINE: Duration = Duration::from_secs(300);
+/// For one call: of fifty pods that are made at once, the last one is there after ten minutes in the lab.
+const DEADLINE: Duration = Duration::from_secs(1200);
 /// How long what has ended may take to be gone.
 const GONE: Duration = Duration::from_secs(60);
 /// What containerd and its shims say.

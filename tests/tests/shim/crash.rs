@@ -1,6 +1,8 @@
 //! Shims that are killed at each entry of their journal, and with nobody left to call `delete` for them:
 //! `ringfence gc` finds what they have written down.
 
+use std::path::PathBuf;
+
 use integration_tests::command::open_for_writing;
 use integration_tests::{Invocation, Lab, host};
 use rustix::process::{Signal, kill_process};
@@ -9,6 +11,8 @@ use crate::{Containerd, SHIM, ctr, exec, pid, state, wait_for};
 
 /// Entries of the journal until a pod stands: claimed, cgroup, machine, created.
 const JOURNAL: usize = 4;
+/// What the kernel keeps of the program's name (TASK_COMM_LEN).
+pub(crate) const NAME: &str = "containerd-shim";
 const PROGRAM: &str = "containerd-shim-ringfence-v2";
 const STATE: &str = "/run/containerd/ringfence/default";
 
@@ -21,14 +25,25 @@ pub(crate) fn gc(words: &[&str]) -> String {
 /// A shim that comes to its N-th rename(2) and not beyond: one before each entry. containerd starts it by
 /// its path; its `delete` is not held up.
 fn doomed(lab: &Lab, nth: usize) -> String {
+    at_rename(lab, nth, "KILL").0
+}
+
+/// One that stands still there, until it is sent SIGCONT; and the file that says when it does.
+pub(crate) fn halted(lab: &Lab, nth: usize) -> (String, PathBuf) {
+    at_rename(lab, nth, "STOP")
+}
+
+fn at_rename(lab: &Lab, nth: usize, signal: &str) -> (String, PathBuf) {
     use std::os::unix::fs::PermissionsExt;
     let path = std::env::var_os("PATH").unwrap();
     let real = std::env::split_paths(&path).map(|directory| directory.join(PROGRAM));
     let real = real.into_iter().find(|file| file.is_file()).expect("the shim is on the PATH");
-    let directory = lab.directory(&format!("doomed-{nth}"));
+    let directory = lab.directory(&format!("{signal}-{nth}"));
+    let trace = directory.join("trace");
     let shim = directory.join(PROGRAM);
     let strace = format!(
-        "strace -D -f -o /dev/null -e trace=rename -e inject=rename:signal=KILL:when={nth}"
+        "strace -D -f -o {} -e trace=rename -e inject=rename:signal={signal}:when={nth}",
+        trace.display()
     );
     // strace lives as long as the shim, and must not hold what containerd reads to its end.
     let said = directory.join("said");
@@ -41,7 +56,7 @@ fn doomed(lab: &Lab, nth: usize) -> String {
     );
     std::fs::write(&shim, script).unwrap();
     std::fs::set_permissions(&shim, std::fs::Permissions::from_mode(0o755)).unwrap();
-    shim.to_str().unwrap().to_owned()
+    (shim.to_str().unwrap().to_owned(), trace)
 }
 
 fn no_machine_is_left() -> bool {

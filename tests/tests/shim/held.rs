@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use integration_tests::command::open_for_writing;
 use integration_tests::{Invocation, Lab, Root, Running, host};
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{Containerd, DAY, SHIM, ctr, exec, expect_state, pid, state, wait_for};
@@ -133,5 +133,45 @@ fn calls_to_a_machine_that_stands_still_end_and_hold_up_nobody() {
     for id in ["other", "stuck"] {
         containerd.remove(id);
     }
+    lab.expect_nothing_left();
+}
+
+/// Entries of the journal until a container stands.
+const ENTRIES: usize = 4;
+
+#[test]
+fn an_engine_that_is_killed_at_any_entry_of_the_journal_finds_its_tasks_or_cleans_them() {
+    let (mut containerd, lab) = Containerd::start();
+    // The last entry first: the first one is made while nobody else may claim a name.
+    let entries = || (1..=ENTRIES).rev();
+    let names: Vec<String> = entries().map(|nth| format!("entry-{nth}")).collect();
+    let mut clients = vec![];
+    // One after the other: the first one makes the cgroup that all are in, and goes last.
+    for (nth, name) in entries().zip(&names) {
+        let (shim, trace) = crate::crash::halted(&lab, nth);
+        clients.push(start(containerd.run(&shim, &["--detach"], name, "exec sleep 1000")));
+        wait_for(name, || {
+            std::fs::read_to_string(&trace).is_ok_and(|said| said.contains("stopped by SIGSTOP"))
+        });
+    }
+    containerd.kill();
+    for client in clients {
+        assert_ne!(client.finish().code(), 0, "its containerd has ended");
+    }
+    let shims = host::processes().into_iter().filter(|one| one.name == crate::crash::NAME);
+    for shim in shims {
+        let pid = i32::try_from(shim.pid).ok().and_then(Pid::from_raw).expect("a process id");
+        // One that has ended meanwhile needs nothing.
+        let _ = kill_process(pid, Signal::CONT);
+    }
+    containerd.restart();
+    for name in names.iter().rev() {
+        wait_for("an answer about the task", || {
+            let _ = ctr(&["task", "delete", "--force", name]);
+            state(name).is_none()
+        });
+        ctr(&["container", "delete", name]).expect_code(0);
+    }
+    assert_eq!(crate::crash::gc(&[]), "");
     lab.expect_nothing_left();
 }
