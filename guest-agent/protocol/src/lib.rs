@@ -23,6 +23,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod cgroup_files;
 mod disk;
 mod frame;
 mod message;
@@ -31,6 +32,7 @@ mod plan;
 mod report;
 mod tripwires;
 
+pub use cgroup_files::{counter, parse_counters};
 pub use disk::{
     DiskDirectory, DiskFileSystem, DiskImage, DiskPlan, DiskRootPlan, MAX_DISK_IMAGES,
     NewDirectory, OverlayPlan, WritableLayer,

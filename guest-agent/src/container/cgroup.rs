@@ -1,10 +1,9 @@
 //! The cgroup (version 2) of a container.
 
-use super::statistics::{counter, parse_counters};
 use crate::failure::{Outcome, failed};
 use crate::layout;
 use crate::sys::{self, CgroupHook};
-use agent_protocol::{CgroupPlan, FileWrite};
+use agent_protocol::{CgroupPlan, FileWrite, counter, parse_counters};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;

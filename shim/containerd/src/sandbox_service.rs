@@ -246,7 +246,10 @@ impl Sandbox for SandboxService {
         request: SandboxMetricsRequest,
     ) -> ttrpc::Result<SandboxMetricsResponse> {
         let pod = self.pod(&request.sandbox_id).await?;
-        let statistics = pod.statistics(&self.id).await.map_err(failed)?;
+        let statistics = match pod.host_statistics() {
+            Some(statistics) => statistics,
+            None => pod.statistics(&self.id).await.map_err(failed)?,
+        };
         let value = metrics::metrics(&statistics)
             .write_to_bytes()
             .map_err(|error| status(Code::INTERNAL, error.to_string()))?;

@@ -13,7 +13,7 @@
 
 use crate::oom_witness;
 use crate::spec::{CgroupsPath, HostLimit};
-use agent_protocol::FileWrite;
+use agent_protocol::{FileWrite, Statistics};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
@@ -365,6 +365,11 @@ impl HostCgroup {
     /// Its directory.
     pub(crate) fn path(&self) -> &Path {
         &self.record.path
+    }
+
+    /// What is used in it, with the machine and who supervises it.
+    pub(crate) fn statistics(path: &Path) -> Statistics {
+        Statistics::of_cgroup(|file| read(&path.join(file)).ok())
     }
 
     /// So many kills in it stand for the guest's ([`oom_witness`]).

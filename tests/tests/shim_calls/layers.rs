@@ -147,8 +147,12 @@ fn members_of_a_sandbox_have_roots_of_layers() {
     let directory = lab.bundle(Root::Shared("busybox"));
     let shim = Shim::start_in(&directory.path(""), "layered");
     let sandbox = shim.sandbox("layered");
-    sandbox.create("", &directory.path("")).expect("it can be made");
+    sandbox.create_in("/ringfence-layered", &directory.path("")).expect("it can be made");
     let pid = sandbox.start();
+    // What it costs the host: a guest's memory, and the processes around it.
+    let metrics = sandbox.metrics();
+    assert!(metrics.memory.usage > 16 << 20 && metrics.cpu.usage_usec > 0, "{metrics}");
+    assert!(metrics.pids.current > 2, "{metrics}");
     let script = "cat /etc/mark /added; md5sum < /big; echo written > /written";
     let ids: Vec<String> = (0..3).map(|number| format!("member-{number}")).collect();
     // All of them are there at once.

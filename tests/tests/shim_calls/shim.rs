@@ -7,6 +7,7 @@ use containerd_shim_protos::api::{
     CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, KillRequest, Mount,
     ShutdownRequest, StartRequest, UpdateTaskRequest, WaitRequest,
 };
+use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::sandbox_api::{
@@ -177,7 +178,22 @@ impl Sandbox<'_> {
 
     /// With options of this type, if it is not empty.
     pub(crate) fn create(&self, type_url: &str, bundle: &Path) -> Result<(), Error> {
-        let options = Any { type_url: type_url.to_owned(), ..Any::default() };
+        self.create_with(Any { type_url: type_url.to_owned(), ..Any::default() }, bundle)
+    }
+
+    /// With the cgroup that its own is made in.
+    pub(crate) fn create_in(&self, cgroup: &str, bundle: &Path) -> Result<(), Error> {
+        let field = |number: u8, value: &[u8]| {
+            let length = u8::try_from(value.len()).ok().filter(|length| *length < 128);
+            [&[number << 3 | 2, length.expect("a short value")], value].concat()
+        };
+        // PodSandboxConfig.linux.cgroup_parent of the CRI.
+        let value = field(8, &field(1, cgroup.as_bytes()));
+        let type_url = "runtime.v1.PodSandboxConfig".to_owned();
+        self.create_with(Any { type_url, value, ..Any::default() }, bundle)
+    }
+
+    fn create_with(&self, options: Any, bundle: &Path) -> Result<(), Error> {
         let request = CreateSandboxRequest {
             sandbox_id: self.id(),
             bundle_path: bundle.display().to_string(),
@@ -213,12 +229,11 @@ impl Sandbox<'_> {
         self.client.ping_sandbox(context(), &request).map(drop)
     }
 
-    /// Bytes of its metrics.
     #[track_caller]
-    pub(crate) fn metrics(&self) -> usize {
+    pub(crate) fn metrics(&self) -> Metrics {
         let request = SandboxMetricsRequest { sandbox_id: self.id(), ..Default::default() };
         let answer = self.client.sandbox_metrics(context(), &request).expect("it has metrics");
-        answer.metrics.data.value.len()
+        Metrics::parse_from_bytes(&answer.metrics.data.value).expect("they can be read")
     }
 
     #[track_caller]

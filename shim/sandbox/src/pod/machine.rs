@@ -9,7 +9,9 @@ use crate::network::HostNetwork;
 use crate::process::ProcessRef;
 use crate::store::StateDir;
 use crate::vm_process::{VmEnd, VmError, VmProcess};
+use agent_protocol::Statistics;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use vmm_api::Request;
@@ -40,6 +42,8 @@ pub(super) struct Machine {
     /// Why it has ended, once nothing is left of it; empty if that was asked for.
     ended: watch::Receiver<Option<String>>,
     reference: Option<ProcessRef>,
+    /// The cgroup that it is in.
+    cgroup: Option<PathBuf>,
     deadline: Duration,
 }
 
@@ -59,6 +63,7 @@ impl Machine {
     ) -> (Self, agent_client::Client, mpsc::Receiver<agent_protocol::Event>) {
         let Guest { client, events, vm, cgroup, network, state, deadline, .. } = guest;
         let reference = vm.reference();
+        let path = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         let (asks, queue) = mpsc::channel(QUEUE);
         let (sender, ended) = watch::channel(None);
         let owned = Owned { vm, network, cgroup, state, deadline };
@@ -66,7 +71,12 @@ impl Machine {
             let reason = owned.live(queue).await;
             sender.send_replace(Some(reason));
         }));
-        (Self { asks, ended, reference, deadline }, client, events)
+        (Self { asks, ended, reference, cgroup: path, deadline }, client, events)
+    }
+
+    /// What is used in the cgroup that it is in, if it is in one of its own.
+    pub(super) fn statistics(&self) -> Option<Statistics> {
+        self.cgroup.as_deref().map(HostCgroup::statistics)
     }
 
     /// Process id of the VMM on the host.

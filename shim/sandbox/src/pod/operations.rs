@@ -304,6 +304,13 @@ impl Pod {
         }
     }
 
+    /// What the pod costs the host: its virtual machine, and the process that supervises it. Nothing if it has
+    /// no cgroup of its own there.
+    #[must_use]
+    pub fn host_statistics(&self) -> Option<Statistics> {
+        self.inner.machine.statistics()
+    }
+
     /// Changes the limits of a container, all or none; `document` is what `linux.resources` is in a
     /// config.json. Those of a container of a pod are changed in the guest only: what the host has is the
     /// whole pod's.
