@@ -33,9 +33,11 @@ pub(crate) fn delete(arguments: &Arguments) -> Result<Vec<u8>, ShimError> {
         // A process that still serves it is ended first: then nothing new is made.
         let Arguments { address, namespace, id, .. } = arguments;
         let names = Names { address, namespace, pod: id };
-        let ended = socket::end_server(&names.path_of(&bundle)?, names);
+        let socket = names.path_of(&bundle)?;
+        let ended = socket::end_server(&socket, names);
         sandbox::delete(&state_root(namespace), id, true)?;
-        ended?;
+        // One that could not be found by its socket may have been written down.
+        ended.or_else(|_| socket::end_server(&socket, names))?;
     }
     rootfs::unmount(&bundle.join("rootfs"))?;
     let response = DeleteResponse {
