@@ -6,31 +6,28 @@
 
 use crate::arguments::Arguments;
 use crate::shim_error::ShimError;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::FileType;
+use crate::socket::{self, Names};
+use crate::start_input::StartInput;
+use containerd_shim_protos::bootstrap_api::BootstrapResult;
+use protobuf::Message;
 use sandbox::spec::{Bundle, PodRole};
-use sha2::{Digest, Sha256};
-use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Where containerd's shims have their sockets.
-const SOCKETS: &str = "/run/containerd/s";
 /// The highest version of the task API that the caller knows; not set before containerd 1.7.
 const MAX_VERSION: &str = "MAX_SHIM_VERSION";
+/// containerd's socket for events.
+pub(crate) const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
 /// Where the runtime's options are kept, beside the bundle, which a sandbox is told at its start only.
 pub(crate) const OPTIONS: &str = "runtime-options";
-/// Bytes of options at most, and how long the caller may take to give them.
-const MAX_OPTIONS: usize = 1 << 20;
-const OPTIONS_DEADLINE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// The version with the same messages under another name.
 const TASK_V3: u32 = 3;
+const PROTOCOL: &str = "ttrpc";
 
 /// See the module.
-pub(crate) fn start(arguments: &Arguments) -> Result<String, ShimError> {
+pub(crate) fn start(arguments: &Arguments) -> Result<Vec<u8>, ShimError> {
     let bundle = std::env::current_dir()
         .map_err(|source| ShimError::Path { path: PathBuf::from("."), source })?;
     let role = if bundle.join("config.json").exists() {
@@ -44,9 +41,10 @@ pub(crate) fn start(arguments: &Arguments) -> Result<String, ShimError> {
         PodRole::Member(pod) => pod.as_str(),
         PodRole::Alone | PodRole::Sandbox => arguments.id.as_str(),
     };
-    let path = socket_path(&arguments.address, &arguments.namespace, pod);
-    let address = format!("unix://{}", path.display());
-    if let Some(options) = read_options()? {
+    let input = StartInput::read(arguments)?;
+    let names = Names { address: &arguments.address, namespace: &arguments.namespace, pod };
+    let path = names.path(input.sockets.clone())?;
+    if let Some(options) = &input.options {
         let file = bundle.join(OPTIONS);
         std::fs::write(&file, options).map_err(|source| ShimError::Path { path: file, source })?;
     }
@@ -54,45 +52,28 @@ pub(crate) fn start(arguments: &Arguments) -> Result<String, ShimError> {
         if UnixStream::connect(&path).is_err() {
             return Err(ShimError::NoPod { pod: pod.to_owned(), path });
         }
-    } else if let Some(listener) = listen(&path)?
-        && let Err(error) = leave_process(arguments, listener)
+    } else if let Some(listener) = socket::bind(&path)?
+        && let Err(error) = leave_process(arguments, &input, listener)
     {
         drop(std::fs::remove_file(&path));
         return Err(error);
     }
-    // containerd 1.6 looks here when it is started again.
-    let file = bundle.join("address");
-    std::fs::write(&file, &address).map_err(|source| ShimError::Path { path: file, source })?;
-    Ok(answer(&address, std::env::var(MAX_VERSION).ok().as_deref()))
+    let address = socket::publish(&path, &bundle)?;
+    if input.is_bootstrap {
+        return bootstrap_result(address);
+    }
+    Ok(answer(&address, std::env::var(MAX_VERSION).ok().as_deref()).into_bytes())
 }
 
-/// What containerd gives as the standard input: the runtime's options, or nothing.
-fn read_options() -> Result<Option<Vec<u8>>, ShimError> {
-    let input = rustix::stdio::stdin();
-    let is_pipe = rustix::fs::fstat(input)
-        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
-    if !is_pipe {
-        return Ok(None);
-    }
-    let mut options = Vec::new();
-    let mut piece = [0; 4096];
-    loop {
-        let mut ready = [PollFd::from_borrowed_fd(input, PollFlags::IN)];
-        let failed = |source: io::Error| ShimError::Options(source);
-        let count =
-            poll(&mut ready, Some(&OPTIONS_DEADLINE)).map_err(|errno| failed(errno.into()))?;
-        if count == 0 {
-            return Err(failed(io::ErrorKind::TimedOut.into()));
-        }
-        let count = rustix::io::read(input, &mut piece).map_err(|errno| failed(errno.into()))?;
-        options.extend_from_slice(piece.get(..count).unwrap_or_default());
-        if options.len() > MAX_OPTIONS {
-            return Err(failed(io::ErrorKind::FileTooLarge.into()));
-        }
-        if count == 0 {
-            return Ok(Some(options).filter(|options| !options.is_empty()));
-        }
-    }
+/// By the bootstrap protocol, whose callers all know version 3, whatever the variable says.
+fn bootstrap_result(address: String) -> Result<Vec<u8>, ShimError> {
+    let result = BootstrapResult {
+        version: TASK_V3.cast_signed(),
+        address,
+        protocol: PROTOCOL.to_owned(),
+        ..BootstrapResult::default()
+    };
+    result.write_to_bytes().map_err(ShimError::Message)
 }
 
 /// The plain address is version 2, which every containerd knows.
@@ -102,45 +83,23 @@ fn answer(address: &str, most: Option<&str>) -> String {
     if !knows_v3 {
         return address.to_owned();
     }
-    serde_json::json!({ "version": TASK_V3, "address": address, "protocol": "ttrpc" }).to_string()
+    serde_json::json!({ "version": TASK_V3, "address": address, "protocol": PROTOCOL }).to_string()
 }
 
-/// Short enough for a socket's address, whatever the ids are; the same for the same pod.
-pub(crate) fn socket_path(address: &str, namespace: &str, pod: &str) -> PathBuf {
-    let mut digest = Sha256::new();
-    for part in [crate::RUNTIME, address, namespace, pod] {
-        digest.update(part);
-        digest.update([0]);
-    }
-    let name: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Path::new(SOCKETS).join(name)
-}
-
-/// Binds the socket; `None` if a process serves it.
-fn listen(path: &Path) -> Result<Option<UnixListener>, ShimError> {
-    let failed = |source| ShimError::Path { path: path.to_owned(), source };
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(SOCKETS).map_err(failed)?;
-    match UnixListener::bind(path) {
-        Ok(listener) => Ok(Some(listener)),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if UnixStream::connect(path).is_ok() {
-                return Ok(None);
-            }
-            // Its process was killed.
-            std::fs::remove_file(path).map_err(failed)?;
-            UnixListener::bind(path).map(Some).map_err(failed)
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
-
-fn leave_process(arguments: &Arguments, listener: UnixListener) -> Result<(), ShimError> {
+fn leave_process(
+    arguments: &Arguments,
+    input: &StartInput,
+    listener: UnixListener,
+) -> Result<(), ShimError> {
     let program = std::env::current_exe().map_err(ShimError::Spawn)?;
     let mut command = Command::new(program);
     command.arg("-namespace").arg(&arguments.namespace);
     command.arg("-id").arg(&arguments.id).arg("-address").arg(&arguments.address);
-    if arguments.debug {
+    if arguments.debug || input.debug {
         command.arg("-debug");
+    }
+    if let Some(events) = &input.events {
+        command.env(TTRPC_ADDRESS, events);
     }
     command.stdin(Stdio::from(OwnedFd::from(listener)));
     command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -161,13 +120,9 @@ mod tests {
         assert_eq!(answer["version"], 3);
         assert_eq!(answer["protocol"], "ttrpc");
         assert_eq!(answer["address"], "unix:///s");
-    }
-
-    #[test]
-    fn each_pod_has_a_socket_of_its_own() {
-        let path = socket_path("/run/c.sock", "default", &"x".repeat(255));
-        assert!(path.as_os_str().len() < 108);
-        assert_eq!(path, socket_path("/run/c.sock", "default", &"x".repeat(255)));
-        assert_ne!(path, socket_path("/run/c.sock", "defaultx", &"x".repeat(254)));
+        let bytes = bootstrap_result("unix:///s".to_owned()).unwrap();
+        let result = BootstrapResult::parse_from_bytes(&bytes).unwrap();
+        assert_eq!((result.version, result.address.as_str()), (3, "unix:///s"));
+        assert_eq!(result.protocol, "ttrpc");
     }
 }

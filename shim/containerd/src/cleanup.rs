@@ -1,9 +1,10 @@
-//! `delete`: containerd has lost the shim of a container; what is left of it goes.
+//! `delete`: containerd has lost the shim of a container; what is left of it goes, and with a lone
+//! container, or a pod, the process that serves it.
 
 use crate::arguments::Arguments;
-use crate::bootstrap::socket_path;
 use crate::rootfs;
 use crate::shim_error::ShimError;
+use crate::socket::{self, Names};
 use containerd_shim_protos::api::DeleteResponse;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{Message, MessageField};
@@ -29,9 +30,14 @@ pub(crate) fn delete(arguments: &Arguments) -> Result<Vec<u8>, ShimError> {
     // A bundle that cannot be read belongs to nobody's pod.
     let role = Bundle::read(&bundle).ok().and_then(|bundle| bundle.pod_role().ok());
     if !matches!(role, Some(PodRole::Member(_))) {
-        sandbox::delete(&state_root(&arguments.namespace), &arguments.id, true)?;
-        let socket = socket_path(&arguments.address, &arguments.namespace, &arguments.id);
-        drop(std::fs::remove_file(socket));
+        // A process that still serves it is ended first: then nothing new is made.
+        let Arguments { address, namespace, id, .. } = arguments;
+        let names = Names { address, namespace, pod: id };
+        let socket = names.path_of(&bundle)?;
+        let ended = socket::end_server(&socket, names);
+        sandbox::delete(&state_root(namespace), id, true)?;
+        // One that could not be found by its socket may have been written down.
+        ended.or_else(|_| socket::end_server(&socket, names))?;
     }
     rootfs::unmount(&bundle.join("rootfs"))?;
     let response = DeleteResponse {

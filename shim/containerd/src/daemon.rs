@@ -1,27 +1,30 @@
 //! The process that serves one pod.
 
 use crate::arguments::Arguments;
+use crate::bootstrap::TTRPC_ADDRESS;
 use crate::sandbox_service::SandboxService;
 use crate::shim_error::ShimError;
 use crate::task::{Known, TaskService};
-use crate::{events, log};
+use crate::{events, log, socket};
 use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
 use rustix::fs::{Mode, OFlags};
 use sandbox::{Figurehead, behind_figurehead};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
-use ttrpc::asynchronous::Server;
 use ttrpc::asynchronous::transport::Listener;
+use ttrpc::asynchronous::{Server, Service};
 
 /// The task API's names; its messages are the same.
 const TASK_V3: &str = "containerd.task.v3.Task";
 const TASK_V2: &str = "containerd.task.v2.Task";
-/// containerd's socket for events.
-const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
+/// Services that clients look for and that are not here: without methods they answer "not implemented".
+const ABSENT: [&str; 2] =
+    ["containerd.services.transfer.v1.Transfer", "containerd.services.streaming.v1.Streaming"];
 /// How long the answer to the call that ends the shim may take to be sent.
 const LAST_ANSWER: Duration = Duration::from_millis(250);
 /// How long the last events and answers may take.
@@ -48,6 +51,7 @@ fn take_listener() -> std::io::Result<UnixListener> {
     rustix::stdio::dup2_stdin(null.as_fd())?;
     let listener = UnixListener::from(listener);
     listener.set_nonblocking(true)?;
+    socket::own(&listener)?;
     Ok(listener)
 }
 
@@ -70,7 +74,7 @@ async fn serve_pod(
     listener: UnixListener,
     figurehead: Figurehead,
 ) -> Result<(), ShimError> {
-    let socket = listener.local_addr().ok();
+    let address = listener.local_addr().ok();
     let listener = tokio::net::UnixListener::from_std(listener).map_err(ShimError::Runtime)?;
     let (sender, queue) = mpsc::unbounded_channel();
     let known = Arc::new(Known::default());
@@ -94,12 +98,14 @@ async fn serve_pod(
     }
     let sandboxes = SandboxService::new(arguments.id.clone(), Arc::clone(&service));
     services.extend(create_sandbox(Arc::new(sandboxes)));
+    let nothing = || Service { methods: HashMap::new(), streams: HashMap::new() };
+    services.extend(ABSENT.map(|name| (name.to_owned(), nothing())));
     let mut server =
         Server::new().add_listener(Listener::from(listener)).register_service(services);
     server.start().await.map_err(ShimError::Service)?;
     over.notified().await;
     // Whoever starts a shim of this name from now on gets another one.
-    if let Some(path) = socket.as_ref().and_then(|address| address.as_pathname()) {
+    if let Some(path) = address.as_ref().and_then(|address| address.as_pathname()) {
         drop(std::fs::remove_file(path));
     }
     service.end().await;

@@ -19,6 +19,8 @@ mod pod_files;
 mod rootfs;
 mod sandbox_service;
 mod shim_error;
+mod socket;
+mod start_input;
 mod task;
 
 use arguments::{Action, Arguments};
@@ -45,7 +47,7 @@ fn run() -> Result<(), shim_error::ShimError> {
     let answer = match arguments.action {
         Action::Version => info::version().into_bytes(),
         Action::Info => info::info()?,
-        Action::Start => bootstrap::start(&arguments)?.into_bytes(),
+        Action::Start => bootstrap::start(&arguments)?,
         Action::Delete => cleanup::delete(&arguments)?,
         Action::Serve => return daemon::serve(arguments),
     };

@@ -8,6 +8,10 @@ use protobuf::{CodedInputStream, Message};
 use sandbox::config::HostConfig;
 use std::path::PathBuf;
 
+/// Names of the messages that are read.
+const OF_RUNC: &str = "containerd.runc.v1.Options";
+const OF_ANYBODY: &str = "runtimeoptions.v1.Options";
+
 /// What the options say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RuntimeOptions {
@@ -23,10 +27,9 @@ impl RuntimeOptions {
         let Some(any) = options.filter(|any| !any.type_url.is_empty()) else {
             return Ok(Self::default());
         };
-        let name = any.type_url.rsplit('/').next().unwrap_or_default();
-        match name {
-            "containerd.runc.v1.Options" => Self::of_runc(&any.value),
-            "runtimeoptions.v1.Options" => Self::of_anybody(&any.value),
+        match name(&any.type_url) {
+            OF_RUNC => Self::of_runc(&any.value),
+            OF_ANYBODY => Self::of_anybody(&any.value),
             _ => Err(refuse(
                 "options",
                 &any.type_url,
@@ -98,6 +101,16 @@ impl RuntimeOptions {
         HostConfig::load(self.config.as_deref())
             .map_err(|error| ShimError::Sandbox(sandbox::SandboxError::Config(error)))
     }
+}
+
+/// Whether options of this type are read here.
+pub(crate) fn is_known(type_url: &str) -> bool {
+    [OF_RUNC, OF_ANYBODY].contains(&name(type_url))
+}
+
+/// What follows the registry's name, which not everybody writes.
+fn name(type_url: &str) -> &str {
+    type_url.rsplit('/').next().unwrap_or_default()
 }
 
 fn refuse(option: &str, value: &str, problem: &str) -> ShimError {

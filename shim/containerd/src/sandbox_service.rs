@@ -22,6 +22,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{Message, MessageField};
 use sandbox::pod::{Pod, PodStatus};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -33,12 +34,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What the CRI plugin calls the states of a pod.
 const READY: &str = "SANDBOX_READY";
 const NOT_READY: &str = "SANDBOX_NOTREADY";
+/// f_type of namespaces (statfs(2)).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// A sandbox that was created.
 #[derive(Clone, Debug)]
 struct Created {
     bundle: PathBuf,
     options: RuntimeOptions,
+    /// The host's network namespace, as the caller named it.
+    network: String,
     /// When it was started.
     started: Option<SystemTime>,
     /// Its end was asked for.
@@ -91,18 +96,22 @@ impl SandboxService {
         let bundle = PathBuf::from(&request.bundle_path);
         let options = RuntimeOptions::kept(&bundle)?;
         let config = PodConfig::read(request.options.as_ref())?;
-        let document = config.document(
-            &self.id,
-            &request.netns_path,
-            &request.annotations,
-            options.systemd_cgroup,
-        )?;
+        let network = request.netns_path.as_str();
+        let network = if is_placeholder(network) {
+            tracing::warn!("{network:?} is no network namespace: there is a loopback device only");
+            ""
+        } else {
+            network
+        };
+        let document =
+            config.document(&self.id, network, &request.annotations, options.systemd_cgroup)?;
         let file = bundle.join("config.json");
         std::fs::write(&file, document.to_string())
             .map_err(|source| ShimError::Path { path: file, source })?;
         let mounts = pod_files::write(&bundle, &config)?;
         self.tasks.known().set_sandbox(self.id.clone(), mounts);
-        Ok(Created { bundle, options, started: None, stopped: false })
+        let network = request.netns_path.clone();
+        Ok(Created { bundle, options, network, started: None, stopped: false })
     }
 }
 
@@ -113,11 +122,12 @@ impl Sandbox for SandboxService {
         _: &TtrpcContext,
         request: CreateSandboxRequest,
     ) -> ttrpc::Result<CreateSandboxResponse> {
-        self.check(&request.sandbox_id)?;
+        // A shim has one sandbox, whatever another one is called.
         if self.created().is_some() {
-            let problem = format!("sandbox \"{}\" exists", request.sandbox_id);
+            let problem = format!("sandbox \"{}\" already exists in this shim", self.id);
             return Err(status(Code::ALREADY_EXISTS, problem));
         }
+        self.check(&request.sandbox_id)?;
         let created = self.create(&request).map_err(refused)?;
         *self.created() = Some(created);
         Ok(CreateSandboxResponse::default())
@@ -128,7 +138,11 @@ impl Sandbox for SandboxService {
         _: &TtrpcContext,
         request: StartSandboxRequest,
     ) -> ttrpc::Result<StartSandboxResponse> {
-        let Created { bundle, options, .. } = self.known(&request.sandbox_id)?;
+        self.check(&request.sandbox_id)?;
+        let Some(Created { bundle, options, .. }) = self.created().clone() else {
+            let problem = format!("sandbox \"{}\" is not created", self.id);
+            return Err(status(Code::FAILED_PRECONDITION, problem));
+        };
         let pod = self.tasks.make_sandbox(&self.id, bundle, &options).await?;
         let now = SystemTime::now();
         if let Some(created) = self.created().as_mut() {
@@ -203,10 +217,21 @@ impl Sandbox for SandboxService {
         let time = |time: Option<SystemTime>| {
             time.map_or_else(MessageField::none, |at| MessageField::some(Timestamp::from(at)))
         };
+        let pid = pod.filter(|_| is_ready).map_or(0, |pod| pod.pid());
+        let state = if is_ready { READY } else { NOT_READY }.to_owned();
+        let mut info = HashMap::new();
+        if request.verbose {
+            info.insert("pid".to_owned(), pid.to_string());
+            info.insert("state".to_owned(), state.clone());
+            if !created.network.is_empty() {
+                info.insert("networkSandboxPath".to_owned(), created.network.clone());
+            }
+        }
         Ok(SandboxStatusResponse {
             sandbox_id: request.sandbox_id,
-            pid: pod.filter(|_| is_ready).map_or(0, |pod| pod.pid()),
-            state: if is_ready { READY } else { NOT_READY }.to_owned(),
+            pid,
+            state,
+            info,
             created_at: time(created.started),
             exited_at: time(keeper.and_then(|keeper| keeper.exit).map(|exit| exit.at)),
             ..SandboxStatusResponse::default()
@@ -261,6 +286,14 @@ impl Sandbox for SandboxService {
         metric.data = MessageField::some(Any { type_url, value, ..Any::default() });
         Ok(response)
     }
+}
+
+/// An empty file stands for a network namespace where nobody has made one: containers get no network. It
+/// cannot be what a CNI plugin has filled, since that has to enter it.
+fn is_placeholder(path: &str) -> bool {
+    let empty =
+        std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
+    empty && rustix::fs::statfs(path).is_ok_and(|known| known.f_type != NSFS_MAGIC)
 }
 
 fn not_found(id: &str) -> ttrpc::Error {

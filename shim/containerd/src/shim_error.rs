@@ -18,11 +18,13 @@ pub(crate) enum ShimError {
         "the pod \"{pod}\" of this container has no shim at {path:?}: make the pod's sandbox first"
     )]
     NoPod { pod: String, path: PathBuf },
+    #[error("the process that serves {path:?} cannot be ended: {problem}")]
+    Server { path: PathBuf, problem: String },
     #[error("the shim's process cannot be started")]
     Spawn(#[source] io::Error),
     #[error("the answer cannot be written")]
     Answer(#[source] io::Error),
-    #[error("the runtime's options on the standard input cannot be read")]
+    #[error("what containerd gives on the standard input cannot be read")]
     Options(#[source] io::Error),
     #[error("a message of containerd cannot be read or written")]
     Message(#[source] protobuf::Error),

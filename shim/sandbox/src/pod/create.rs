@@ -166,6 +166,7 @@ impl Pod {
             pid: std::process::id(),
             network,
             has_own_network: has_own_network && !hooks_made_network,
+            is_kept: has_keeper,
         };
         let pod = Self {
             inner: Arc::new(Inner {
@@ -181,7 +182,6 @@ impl Pod {
                 drives: Mutex::new(drives),
                 letting_go: tokio::sync::Mutex::new(()),
                 is_alone: role == PodRole::Alone,
-                has_keeper,
                 next_port: AtomicU32::new(FIRST_STREAM_PORT.saturating_add(PORTS)),
                 events,
             }),
@@ -286,7 +286,7 @@ impl Pod {
         opened.ready().await?;
         plan.container.set_terminal(container.stdio.terminal);
         put_shared_memory(&mut plan);
-        if self.inner.has_keeper {
+        if self.inner.membership.is_kept && plan.container.shares_ipc() {
             add_shared_memory(&mut plan);
         }
         let hook_state = ContainerState {
@@ -411,6 +411,7 @@ impl Pod {
         let pod = self.inner.sandbox.clone();
         let problem = match role {
             PodRole::Member(of) if *of == pod => return Ok(()),
+            PodRole::Alone if self.inner.membership.is_kept => return Ok(()),
             PodRole::Member(of) => format!("it belongs to the pod {of:?}"),
             PodRole::Sandbox => "it is the first container of a pod of its own".to_owned(),
             PodRole::Alone => "it belongs to no pod".to_owned(),
@@ -494,7 +495,10 @@ fn plan_first(options: &PodOptions, container: &NewContainer) -> Result<(Plan, P
     plan.notes.tell();
     plan.expect_network_of_pod()?;
     if plan.has_host_network() {
-        return Err(SandboxError::from(NetworkError::HostAsked).into());
+        if role != PodRole::Alone || !plan.knows_no_network() {
+            return Err(SandboxError::from(NetworkError::HostAsked).into());
+        }
+        tracing::warn!("the bundle has no network namespace: there is a loopback device only");
     }
     plan.container.set_terminal(container.stdio.terminal);
     put_shared_memory(&mut plan);
@@ -522,7 +526,7 @@ fn put_shared_memory(plan: &mut Plan) {
 }
 
 /// A pod whose first container is nobody's has nobody who made a `/dev/shm` for it: its containers have
-/// none, or each a tmpfs of its own.
+/// none, or each a tmpfs of its own. Those that share their IPC share it as well.
 fn add_shared_memory(plan: &mut Plan) {
     let mounts = plan.container.mounts_mut();
     let is_there =

@@ -60,8 +60,6 @@ struct Inner {
     letting_go: tokio::sync::Mutex<()>,
     /// The only container's limits are the machine's.
     is_alone: bool,
-    /// The first container has no root and runs nothing.
-    has_keeper: bool,
     next_port: AtomicU32,
     events: mpsc::UnboundedSender<PodEvent>,
 }

@@ -58,8 +58,8 @@ use crate::network_settings::NetworkKind;
 use crate::spec::json::{Fields, Node};
 use crate::spec::process::ProcessSpec;
 use agent_protocol::{
-    ContainerPlan, DiskPlan, FileWrite, MountPlan, MountSource, ProcessPlan, RootPlan, RootSource,
-    SeccompPlan, StartHooks, StdioPlan, WindowSize,
+    ContainerPlan, DiskPlan, FileWrite, MountPlan, MountSource, Namespaces, ProcessPlan, RootPlan,
+    RootSource, SeccompPlan, StartHooks, StdioPlan, WindowSize,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -145,6 +145,14 @@ impl Plan {
     /// Whether the bundle leaves its container in the host's network namespace.
     pub(crate) fn has_host_network(&self) -> bool {
         self.network.is_none() && !self.container.has_own_network()
+    }
+
+    /// Whether the bundle says nothing of a network: it separates nothing but mounts, and brings no
+    /// resolver's file as engines do.
+    pub(crate) fn knows_no_network(&self) -> bool {
+        let resolves = |mount: &MountPlan| mount.destination == "/etc/resolv.conf";
+        self.container.plan.namespaces == Namespaces::default()
+            && !self.container.plan.mounts.iter().any(resolves)
     }
 
     /// A container of a pod has the pod's network, which is the engine's.
@@ -380,6 +388,11 @@ impl ContainerSpec {
     /// Whether it has a network of its own, which may be filled by hooks.
     pub(crate) fn has_own_network(&self) -> bool {
         self.plan.namespaces.network
+    }
+
+    /// It has the IPC namespace of its pod.
+    pub(crate) fn shares_ipc(&self) -> bool {
+        self.plan.shared.as_ref().is_some_and(|shared| shared.ipc)
     }
 
     /// It has the network of its whole guest.

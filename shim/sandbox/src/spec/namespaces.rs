@@ -43,6 +43,11 @@ pub(super) fn read(
         }
         kinds.push(kind);
     }
+    let is_kept = pod.is_some_and(|pod| pod.is_kept);
+    if is_kept {
+        // One network is what makes a pod.
+        shared.push("network");
+    }
     let shares = |kind| shared.contains(&kind);
     let of_pod = pod.filter(|_| !shared.is_empty()).map(|pod| SharedNamespaces {
         container: pod.sandbox.clone(),
@@ -52,7 +57,10 @@ pub(super) fn read(
         // Else it is that of the whole guest.
         network: shares("network") && pod.has_own_network,
     });
-    let has = |kind| kinds.contains(&kind) && !shares(kind);
+    // What is left out is the host's for a process, and for containers of different kinds of one guest
+    // nothing that they should have in common.
+    let separate = |kind: &str| is_kept && ["pid", "uts", "ipc"].contains(&kind);
+    let has = |kind| (kinds.contains(&kind) || separate(kind)) && !shares(kind);
     Ok(OwnNamespaces {
         namespaces: Namespaces {
             pid: has("pid"),
@@ -229,6 +237,7 @@ mod tests {
             pid: 7,
             network: Some("/run/netns/x".into()),
             has_own_network: false,
+            is_kept: false,
         };
         let linux = json!({ "namespaces": [
             { "type": "pid" },
@@ -248,6 +257,39 @@ mod tests {
         let linux = json!({ "namespaces": [{ "type": "pid", "path": "/proc/8/ns/pid" }] });
         let error = super::read(&Node::document(&linux).fields().unwrap(), Some(&pod)).unwrap_err();
         assert!(error.to_string().contains("/proc/8/ns/pid"), "{error}");
+    }
+
+    #[test]
+    fn a_member_of_a_kept_pod_has_its_network_and_what_it_names() {
+        let pod = Membership {
+            sandbox: "p".into(),
+            pid: 7,
+            network: None,
+            has_own_network: true,
+            is_kept: true,
+        };
+        let read = |namespaces: Value| {
+            let linux = json!({ "namespaces": namespaces });
+            super::read(&Node::document(&linux).fields().unwrap(), Some(&pod)).unwrap()
+        };
+        let own = read(json!([{ "type": "mount" }]));
+        let apart = Namespaces { pid: true, uts: true, ipc: true, ..Namespaces::default() };
+        assert_eq!(own.namespaces, apart);
+        let shared = own.shared.unwrap();
+        assert_eq!(
+            (shared.pid, shared.uts, shared.ipc, shared.network),
+            (false, false, false, true)
+        );
+        let own = read(json!([
+            { "type": "mount" },
+            { "type": "network" },
+            { "type": "pid", "path": "/proc/1/ns/pid" },
+            { "type": "uts" },
+        ]));
+        let apart = Namespaces { uts: true, ipc: true, ..Namespaces::default() };
+        assert_eq!(own.namespaces, apart);
+        let shared = own.shared.unwrap();
+        assert_eq!((shared.pid, shared.network), (true, true));
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub struct Membership {
     pub network: Option<PathBuf>,
     /// The pod's network namespace is one of the guest, with a loopback device only.
     pub has_own_network: bool,
+    /// Nobody's container keeps its namespaces, and every container that is made here is its own. A
+    /// caller need not know the process id, and names the pod's namespaces by any.
+    pub is_kept: bool,
 }
 
 impl Membership {
@@ -50,7 +53,11 @@ impl Membership {
     pub(super) fn owns(&self, kind: &str, path: &str) -> bool {
         // proc_pid_ns(5): the network's is called net.
         let file = if kind == "network" { "net" } else { kind };
-        path == format!("/proc/{}/ns/{file}", self.pid)
+        let of_process = || {
+            let (pid, known) = path.strip_prefix("/proc/")?.split_once("/ns/")?;
+            (known == file).then(|| pid.parse::<u32>().ok())?
+        };
+        of_process().is_some_and(|pid| pid == self.pid || self.is_kept)
             || kind == "network" && self.network.as_deref() == Some(Path::new(path))
     }
 }
@@ -161,9 +168,15 @@ mod tests {
             pid: 7,
             network: Some("/run/netns/x".into()),
             has_own_network: false,
+            is_kept: false,
         };
         assert!(pod.owns("ipc", "/proc/7/ns/ipc") && pod.owns("network", "/proc/7/ns/net"));
         assert!(pod.owns("network", "/run/netns/x"));
         assert!(!pod.owns("ipc", "/run/netns/x") && !pod.owns("ipc", "/proc/8/ns/ipc"));
+        let kept = Membership { is_kept: true, ..pod };
+        assert!(kept.owns("ipc", "/proc/1/ns/ipc") && kept.owns("network", "/proc/1/ns/net"));
+        for path in ["/proc/1/ns/net", "/proc/self/ns/ipc", "/run/netns/x", "/proc/1/ns/ipc/x"] {
+            assert!(!kept.owns("ipc", path), "{path}");
+        }
     }
 }

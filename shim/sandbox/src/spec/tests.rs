@@ -293,7 +293,7 @@ fn a_container_may_share_all_that_a_guest_has() {
         document["hostname"] = Value::Null;
         let plan = plan_of(document).unwrap();
         let plan = plan.container.finish(&[], None, StdioPlan::default());
-        assert_eq!(plan.namespaces, agent_protocol::Namespaces::default());
+        assert_eq!(plan.namespaces, Namespaces::default());
     }
 }
 
