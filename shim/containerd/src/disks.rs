@@ -4,7 +4,7 @@
 //! A file system on a disk is parsed by the kernel that mounts it: a stranger's image must not be by the
 //! host's.
 
-use crate::rootfs::{Sorted, is_directory, sort};
+use crate::mount_options::{Sorted, is_directory, sort};
 use crate::shim_error::ShimError;
 use containerd_shim_protos::api::Mount;
 use rustix::mount::MountFlags;

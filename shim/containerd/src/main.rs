@@ -13,6 +13,7 @@ mod events;
 mod info;
 mod log;
 mod metrics;
+mod mount_options;
 mod options;
 mod pod_config;
 mod pod_files;

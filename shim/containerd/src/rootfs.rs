@@ -3,6 +3,7 @@
 //! guest mounts.
 
 use crate::disks;
+use crate::mount_options::{Sorted, sort};
 use crate::shim_error::ShimError;
 use containerd_shim_protos::api::Mount;
 use rustix::fs::CWD;
@@ -19,38 +20,8 @@ use std::path::{Path, PathBuf};
 const MAX_DATA: usize = 4095;
 /// Mounts of one root: a snapshotter gives one or two.
 const MAX_MOUNTS: usize = 16;
-/// Kinds of mounts that are directories of the host.
-const DIRECTORY_KINDS: [&str; 3] = ["bind", "overlay", "tmpfs"];
 /// Layers of one root; overlayfs takes 500 at most (OVL_MAX_STACK).
 const MAX_LAYERS: usize = 500;
-
-/// Options that are flags of a mount, and whether they clear theirs.
-const FLAGS: [(&str, MountFlags, bool); 14] = [
-    ("ro", MountFlags::RDONLY, false),
-    ("rw", MountFlags::RDONLY, true),
-    ("nosuid", MountFlags::NOSUID, false),
-    ("suid", MountFlags::NOSUID, true),
-    ("nodev", MountFlags::NODEV, false),
-    ("dev", MountFlags::NODEV, true),
-    ("noexec", MountFlags::NOEXEC, false),
-    ("exec", MountFlags::NOEXEC, true),
-    ("noatime", MountFlags::NOATIME, false),
-    ("nodiratime", MountFlags::NODIRATIME, false),
-    ("relatime", MountFlags::RELATIME, false),
-    ("strictatime", MountFlags::STRICTATIME, false),
-    ("sync", MountFlags::SYNCHRONOUS, false),
-    ("defaults", MountFlags::empty(), false),
-];
-
-/// Options of one mount, sorted.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Sorted<'o> {
-    pub(crate) flags: MountFlags,
-    /// `bind` or `rbind`; the second with what is mounted beneath.
-    pub(crate) bind: Option<bool>,
-    /// For the file system.
-    pub(crate) data: Vec<&'o str>,
-}
 
 /// Makes the mounts, all or none; or returns the disks that the root is on.
 pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<Option<DiskRoot>, ShimError> {
@@ -76,11 +47,6 @@ pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<Option<DiskRo
     Ok(None)
 }
 
-/// Whether it shows a directory of the host.
-pub(crate) fn is_directory(each: &Mount) -> bool {
-    DIRECTORY_KINDS.contains(&each.type_.as_str()) || sort(&each.options).bind.is_some()
-}
-
 /// Where a mount goes: at the root, or at a path beneath it.
 fn target(rootfs: &Path, beneath: &str) -> Result<PathBuf, ShimError> {
     let relative = Path::new(beneath.trim_start_matches('/'));
@@ -91,22 +57,6 @@ fn target(rootfs: &Path, beneath: &str) -> Result<PathBuf, ShimError> {
     }
     let problem = "its target leads out of the root".to_owned();
     Err(ShimError::Mount { kind: "rootfs".to_owned(), path: PathBuf::from(beneath), problem })
-}
-
-pub(crate) fn sort(options: &[String]) -> Sorted<'_> {
-    let mut sorted = Sorted { flags: MountFlags::empty(), bind: None, data: Vec::new() };
-    for option in options {
-        match option.as_str() {
-            "bind" => sorted.bind = Some(false),
-            "rbind" => sorted.bind = Some(true),
-            option => match FLAGS.iter().find(|(name, ..)| *name == option) {
-                Some((_, flag, true)) => sorted.flags.remove(*flag),
-                Some((_, flag, false)) => sorted.flags.insert(*flag),
-                None => sorted.data.push(option),
-            },
-        }
-    }
-    sorted
 }
 
 /// The error is what is wrong.
@@ -215,19 +165,6 @@ fn unmount_all(rootfs: &Path) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn texts(options: &[&str]) -> Vec<String> {
-        options.iter().map(|option| (*option).to_owned()).collect()
-    }
-
-    #[test]
-    fn options_are_sorted() {
-        let options = texts(&["ro", "rw", "nosuid", "index=off", "lowerdir=/a:/b", "rbind"]);
-        let sorted = sort(&options);
-        assert_eq!(sorted.flags, MountFlags::NOSUID);
-        assert_eq!(sorted.data, ["index=off", "lowerdir=/a:/b"]);
-        assert_eq!(sorted.bind, Some(true));
-    }
 
     #[test]
     fn a_target_stays_beneath_the_root() {

@@ -54,38 +54,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("Sync", Request::Sync),
         ("ListProcesses", Request::ListProcesses { container: container.clone(), after: 300 }),
         ("ReadStatistics", Request::ReadStatistics { container: container.clone() }),
-        (
-            "ConfigureNetwork",
-            Request::ConfigureNetwork(NetworkPlan {
-                interfaces: vec![InterfacePlan {
-                    mac: [2, 3, 4, 5, 6, 7],
-                    name: "eth0".into(),
-                    mtu: 1500,
-                    addresses: vec![AddressPlan {
-                        address: Address::V4([10, 0, 0, 2]),
-                        prefix: 24,
-                        peer: None,
-                        broadcast: Some(Address::V4([10, 0, 0, 255])),
-                        scope: 0,
-                    }],
-                    routes: vec![RoutePlan {
-                        destination: Address::V6([0; 16]),
-                        prefix: 0,
-                        gateway: Some(Address::V6([0xfd; 16])),
-                        onlink: true,
-                        source: None,
-                        priority: Some(1024),
-                        scope: 0,
-                        mtu: Some(1400),
-                    }],
-                    neighbours: vec![NeighbourPlan {
-                        address: Address::V4([10, 0, 0, 1]),
-                        mac: [9, 8, 7, 6, 5, 4],
-                    }],
-                }],
-                name_server: Some(NameServerPlan { address: [127, 0, 0, 11], port: NAMES_PORT }),
-            }),
-        ),
+        ("ConfigureNetwork", Request::ConfigureNetwork(network_plan())),
         ("Freeze", Request::Freeze { container: container.clone(), frozen: true }),
         ("ForgetShare", Request::ForgetShare { name: "s".into() }),
         ("ForwardPort", Request::ForwardPort { port: 8080, stream: FIRST_STREAM_PORT }),
@@ -97,6 +66,38 @@ fn requests() -> Vec<(&'static str, Request)> {
             },
         ),
     ]
+}
+
+fn network_plan() -> NetworkPlan {
+    NetworkPlan {
+        interfaces: vec![InterfacePlan {
+            mac: [2, 3, 4, 5, 6, 7],
+            name: "eth0".into(),
+            mtu: 1500,
+            addresses: vec![AddressPlan {
+                address: Address::V4([10, 0, 0, 2]),
+                prefix: 24,
+                peer: None,
+                broadcast: Some(Address::V4([10, 0, 0, 255])),
+                scope: 0,
+            }],
+            routes: vec![RoutePlan {
+                destination: Address::V6([0; 16]),
+                prefix: 0,
+                gateway: Some(Address::V6([0xfd; 16])),
+                onlink: true,
+                source: None,
+                priority: Some(1024),
+                scope: 0,
+                mtu: Some(1400),
+            }],
+            neighbours: vec![NeighbourPlan {
+                address: Address::V4([10, 0, 0, 1]),
+                mac: [9, 8, 7, 6, 5, 4],
+            }],
+        }],
+        name_server: Some(NameServerPlan { address: [127, 0, 0, 11], port: NAMES_PORT }),
+    }
 }
 
 fn answers() -> Vec<(&'static str, GuestMessage)> {
