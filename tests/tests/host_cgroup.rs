@@ -131,7 +131,8 @@ fn nothing_stays_whenever_a_supervisor_is_killed() {
         drop(create.finish());
         let delete = Invocation::new("ringfence").args(&["delete", "--force"]).arg(&id).run();
         delete.expect_code(0);
-        assert!(!exists("/ringfence-test"), "after {delay} ms");
+        let left = || Invocation::new("find").args(&["/sys/fs/cgroup/ringfence-test"]).run();
+        assert!(!exists("/ringfence-test"), "after {delay} ms: {delete}\n{}", left());
         reap_strays();
     }
 }

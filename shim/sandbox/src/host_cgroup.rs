@@ -536,11 +536,38 @@ pub(crate) fn remove(record: &CgroupRecord, kill: bool) -> Result<(), CgroupErro
         }
     }
     for parent in parents.iter().rev() {
-        if std::fs::remove_dir(parent).is_err() {
+        if !remove_parent(parent, until) {
             break;
         }
     }
     Ok(())
+}
+
+/// Removes a cgroup that was made for one in it, unless it is used. What has just gone from it may count a
+/// moment longer.
+fn remove_parent(path: &Path, until: Instant) -> bool {
+    loop {
+        match std::fs::remove_dir(path) {
+            Ok(()) => return true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
+            Err(error) if is_busy(&error) && is_empty(path) && Instant::now() < until => {
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => {
+                tracing::debug!("the cgroup {path:?} stays: {error}");
+                return false;
+            }
+        }
+    }
+}
+
+/// Whether a cgroup has neither processes nor cgroups in it.
+fn is_empty(path: &Path) -> bool {
+    let is_directory = |entry: io::Result<std::fs::DirEntry>| {
+        entry.and_then(|entry| entry.file_type()).is_ok_and(|kind| kind.is_dir())
+    };
+    !is_populated(path)
+        && std::fs::read_dir(path).is_ok_and(|mut entries| !entries.any(is_directory))
 }
 
 fn is_busy(error: &io::Error) -> bool {
