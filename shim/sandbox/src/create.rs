@@ -259,11 +259,18 @@ fn enter_cgroup(state: &mut StateDir, plan: &Plan) -> Result<Option<HostCgroup>,
                 let settings = of_pod.unwrap_or_else(|| plan.container.settings());
                 let mut limits = host_cgroup::derive(settings, *memory_mib, host_cpus.as_deref());
                 limits.extend(plan.host_limits.iter().cloned().map(Limit::from));
-                match HostCgroup::enter(record, &limits)? {
-                    Entered::Inside(cgroup) => Ok(cgroup),
-                    Entered::NotPermitted(reason) => {
+                match HostCgroup::enter(record, &limits) {
+                    Ok(Entered::Inside(cgroup)) => Ok(cgroup),
+                    Ok(Entered::NotPermitted(reason)) => {
                         state.change(|state| state.cgroup = None)?;
                         without(reason)?
+                    }
+                    Err(error) => {
+                        // Somebody else's is not to be waited for.
+                        if matches!(error, CgroupError::InUse { .. }) {
+                            state.change(|state| state.cgroup = None)?;
+                        }
+                        return Err(error.into());
                     }
                 }
             }

@@ -506,8 +506,8 @@ fn is_populated(path: &Path) -> bool {
 
 /// Removes a container's cgroup, those that were made in it, and the parents that were made for it
 /// and hold nothing else. With `kill` what is left in it is ended before: nobody but the
-/// container's own processes may be there. Without, it may be somebody else's: one that has
-/// processes is left alone. One that is gone is no error.
+/// container's own processes may be there. Without, it may be somebody else's: one that still has
+/// processes after a while is left alone. One that is gone is no error.
 ///
 /// # Errors
 /// [`CgroupError::Io`].
@@ -522,8 +522,9 @@ pub(crate) fn remove(record: &CgroupRecord, kill: bool) -> Result<(), CgroupErro
         match remove_tree(path) {
             Ok(()) => break,
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-            // What was killed is not gone at once.
-            Err(error) if is_busy(&error) && kill && Instant::now() < until => {
+            // What was killed is not gone at once; nor is a machine whose supervisor was killed before it
+            // could write it down, which ends by itself.
+            Err(error) if is_busy(&error) && Instant::now() < until => {
                 std::thread::sleep(PAUSE);
             }
             Err(error) if is_busy(&error) && !kill => {
@@ -536,38 +537,11 @@ pub(crate) fn remove(record: &CgroupRecord, kill: bool) -> Result<(), CgroupErro
         }
     }
     for parent in parents.iter().rev() {
-        if !remove_parent(parent, until) {
+        if std::fs::remove_dir(parent).is_err() {
             break;
         }
     }
     Ok(())
-}
-
-/// Removes a cgroup that was made for one in it, unless it is used. What has just gone from it may count a
-/// moment longer.
-fn remove_parent(path: &Path, until: Instant) -> bool {
-    loop {
-        match std::fs::remove_dir(path) {
-            Ok(()) => return true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
-            Err(error) if is_busy(&error) && is_empty(path) && Instant::now() < until => {
-                std::thread::sleep(PAUSE);
-            }
-            Err(error) => {
-                tracing::debug!("the cgroup {path:?} stays: {error}");
-                return false;
-            }
-        }
-    }
-}
-
-/// Whether a cgroup has neither processes nor cgroups in it.
-fn is_empty(path: &Path) -> bool {
-    let is_directory = |entry: io::Result<std::fs::DirEntry>| {
-        entry.and_then(|entry| entry.file_type()).is_ok_and(|kind| kind.is_dir())
-    };
-    !is_populated(path)
-        && std::fs::read_dir(path).is_ok_and(|mut entries| !entries.any(is_directory))
 }
 
 fn is_busy(error: &io::Error) -> bool {
@@ -682,6 +656,22 @@ mod tests {
         std::fs::create_dir_all(record.path.join("x/y")).unwrap();
         std::fs::create_dir_all(record.path.join("z")).unwrap();
         remove(&record, false).unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_about_to_end_in_a_cgroup_is_waited_for() {
+        let (directory, record) = stage(&["a", "b"]);
+        std::fs::create_dir_all(&record.path).unwrap();
+        // As a process of nobody's: the directory cannot be removed.
+        let occupant = record.path.join("occupant");
+        std::fs::write(&occupant, "").unwrap();
+        let leaving = std::thread::spawn(move || {
+            std::thread::sleep(PAUSE * 20);
+            std::fs::remove_file(occupant).unwrap();
+        });
+        remove(&record, false).unwrap();
+        leaving.join().unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
