@@ -12,7 +12,7 @@ use containerd_shim_protos::bootstrap_api::BootstrapResult;
 use protobuf::Message;
 use sandbox::spec::{Bundle, PodRole};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -49,7 +49,7 @@ pub(crate) fn start(arguments: &Arguments) -> Result<Vec<u8>, ShimError> {
         std::fs::write(&file, options).map_err(|source| ShimError::Path { path: file, source })?;
     }
     if matches!(role, PodRole::Member(_)) {
-        if UnixStream::connect(&path).is_err() {
+        if !socket::is_served(&path)? {
             return Err(ShimError::NoPod { pod: pod.to_owned(), path });
         }
     } else if let Some(listener) = socket::bind(&path)?

@@ -20,6 +20,8 @@ const MKDIR: &str = "mkdir/";
 /// An option with a directory to be made: `PATH[:MODE[:UID:GID]]`.
 const MKDIR_PATH: &str = "X-containerd.mkdir.path=";
 const DEFAULT_MODE: u32 = 0o700;
+/// Bytes of a text whose templates are filled in: the names of as many layers as overlayfs takes, and more.
+const MAX_TEXT: usize = 64 << 10;
 /// Stands for a mount in a text whose templates are filled in; no text of a mount has this character.
 const MARK: char = '\0';
 /// The flags that an overlay can have.
@@ -130,6 +132,9 @@ impl Reader {
             let mounts: Vec<String> =
                 mounts.into_iter().map(|number| format!("{MARK}{number}")).collect();
             filled = filled + before + &mounts.join(":");
+            if filled.len() > MAX_TEXT {
+                return Err(format!("filled in, it has more than {MAX_TEXT} bytes"));
+            }
             rest = behind;
         }
         Ok(filled + rest)
@@ -302,6 +307,7 @@ mod tests {
             ("format/overlay", "overlay", &["lowerdir={{ mount -1 }}"], "-1"),
             ("format/overlay", "overlay", &["lowerdir={{ target 0 }}"], "target"),
             ("format/overlay", "overlay", &["lowerdir={{ mount 0 "], "end"),
+            ("format/overlay", "overlay", &[&"{{ overlay 0 2 }}".repeat(1 << 20)], "bytes"),
             ("format/overlay", "overlay", &["lowerdir={{ mount 0 }}/../x"], "elsewhere"),
             ("format/overlay", "overlay", &["lowerdir=\x000"], "zero"),
             ("overlay", "overlay", &["lowerdir=\x000"], "zero"),

@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -115,7 +115,7 @@ pub(crate) fn bind(path: &Path) -> Result<Option<UnixListener>, ShimError> {
     match UnixListener::bind(path) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if UnixStream::connect(path).is_ok() {
+            if is_served(path)? {
                 return Ok(None);
             }
             // Its process was killed.
@@ -172,6 +172,11 @@ fn server(path: &Path, names: Names<'_>) -> Result<Option<OwnedFd>, ShimError> {
         // `start` has made it, and its process has not taken it over yet.
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Whether somebody listens at a socket.
+pub(crate) fn is_served(path: &Path) -> Result<bool, ShimError> {
+    listener_of(path).map(|listener| listener.is_some())
 }
 
 /// Who listens at a socket.

@@ -43,6 +43,18 @@ fn start(invocation: Invocation) -> Running {
     invocation.stdout(null()).stderr(null()).start()
 }
 
+/// Tasks that are there or not can be removed, and nothing of them is left for the collector.
+fn clean<'i>(ids: impl Iterator<Item = &'i str>) {
+    for id in ids {
+        wait_for("an answer about the task", || {
+            let _ = ctr(&["task", "delete", "--force", id]);
+            state(id).is_none()
+        });
+        ctr(&["container", "delete", id]).expect_code(0);
+    }
+    assert_eq!(crate::crash::gc(&[]), "");
+}
+
 #[test]
 fn an_engine_that_is_killed_in_the_middle_of_any_call_finds_its_tasks_or_cleans_them() {
     let (mut containerd, lab) = Containerd::start();
@@ -90,14 +102,7 @@ fn an_engine_that_is_killed_in_the_middle_of_any_call_finds_its_tasks_or_cleans_
     // What ran runs, and what was about to run does.
     exec("executing", "again", "exit 8").expect_code(8);
     expect_state("starting", "RUNNING");
-    for id in ["creating", "deleting", "starting", "executing"] {
-        wait_for("an answer about the task", || {
-            let _ = ctr(&["task", "delete", "--force", id]);
-            state(id).is_none()
-        });
-        ctr(&["container", "delete", id]).expect_code(0);
-    }
-    assert_eq!(crate::crash::gc(&[]), "");
+    clean(["creating", "deleting", "starting", "executing"].into_iter());
     lab.expect_nothing_left();
 }
 
@@ -165,13 +170,6 @@ fn an_engine_that_is_killed_at_any_entry_of_the_journal_finds_its_tasks_or_clean
         let _ = kill_process(pid, Signal::CONT);
     }
     containerd.restart();
-    for name in names.iter().rev() {
-        wait_for("an answer about the task", || {
-            let _ = ctr(&["task", "delete", "--force", name]);
-            state(name).is_none()
-        });
-        ctr(&["container", "delete", name]).expect_code(0);
-    }
-    assert_eq!(crate::crash::gc(&[]), "");
+    clean(names.iter().rev().map(String::as_str));
     lab.expect_nothing_left();
 }
