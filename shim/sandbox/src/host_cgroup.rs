@@ -537,8 +537,11 @@ pub(crate) fn remove(record: &CgroupRecord, kill: bool) -> Result<(), CgroupErro
         }
     }
     for parent in parents.iter().rev() {
-        if std::fs::remove_dir(parent).is_err() {
-            break;
+        match std::fs::remove_dir(parent) {
+            Ok(()) => {}
+            // Whoever was to make them came to the outer ones only.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => break,
         }
     }
     Ok(())
@@ -648,6 +651,17 @@ mod tests {
         remove(&two, true).unwrap();
         // What is gone is gone.
         remove(&one, false).unwrap();
+    }
+
+    #[test]
+    fn parents_go_although_not_all_were_made() {
+        for made in ["", "a", "a/b"] {
+            let (directory, record) = stage(&["a", "b", "c"]);
+            std::fs::create_dir_all(directory.path().join(made)).unwrap();
+            remove(&record, false).unwrap();
+            let left = std::fs::read_dir(directory.path()).unwrap().count();
+            assert_eq!(left, 0, "made: {made:?}");
+        }
     }
 
     #[test]
